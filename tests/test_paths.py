@@ -1,9 +1,7 @@
 """`~` in every path of a public function and of a command."""
 
-import argparse
 import functools
 import inspect
-import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +13,6 @@ import torch
 from PIL import Image
 
 import densevit
-from densevit import cli, registry
 from densevit.config import load
 from densevit.errors import DensevitError
 from densevit.model import DenseModel
@@ -80,6 +77,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "build_data.data": (lambda: densevit.build_data("~/bad.yaml"), "bad.yaml"),
     "convert_dataset.source": (lambda: densevit.convert_dataset("yolo", "~/none", "~/out"), "none"),
     "convert_dataset.out": (lambda: densevit.convert_dataset("yolo", "~", "~/full"), "full"),
+    "create_dataset.root": (lambda: densevit.create_dataset("coco", root="~/none"), "none"),
     "doctor.source": (lambda: densevit.doctor("~/full"), "full"),
     "evaluate.model": (lambda: densevit.evaluate("~/full"), "full"),
     "evaluate.data": (lambda: densevit.evaluate(predictor(), "~/bad.yaml"), "bad.yaml"),
@@ -198,47 +196,6 @@ DATA: dict[str, tuple[str, dict[str, Any]]] = {  # a data set and its options, o
 }
 
 
-def write_data(home: Path) -> None:
-    """Two images 1 and 2 of each split, in folders of images and of classes, with maps, lists and jsons."""
-    for split, name in itertools.product(SPLITS, "12"):
-        for folder in ("images/{}", "labels/{}", f"classes/{{}}/{name}"):
-            file = home / "data" / folder.format(split) / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((8, 8, 3) if folder != "labels/{}" else (8, 8), int(name == "2"), np.uint8)
-            Image.fromarray(pixels).save(file)
-        (home / "data" / f"{split}.txt").write_text("1\n2\n")
-        images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 8} for n in (1, 2)]
-        content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "a", "isthing": 1}]}
-        (home / "data" / f"{split}.json").write_text(json.dumps(content))
-        void = [{"image_id": n, "file_name": f"{n}.png", "segments_info": []} for n in (1, 2)]
-        (home / "data" / f"panoptic_{split}.json").write_text(json.dumps({**content, "annotations": void}))
-
-
-@pytest.mark.parametrize("case", DATA)
-def test_data_sets_expand_the_home_folder_in_each_option(case: str, home: Path) -> None:
-    write_data(home)
-    name, options = DATA[case]
-    built = []
-    for folder in ("~", str(home)):
-        values = json.loads(json.dumps({"root": "HOME/full", **options}).replace("HOME", folder))
-        built.append(registry.create("datasets", name, "train", options=values, where="data"))
-    files = [[dataset.path(i) for i in range(len(dataset))] for dataset in built]
-    assert len(files[0]) == 2 and files[0] == files[1]
-    assert torch.equal(built[0][0]["image"], built[1][0]["image"])
-
-
-def test_every_path_option_of_a_data_set_is_in_the_list() -> None:
-    """Those with the type of a text, or of one by split. Data sets with the same constructor have one row."""
-    for name in registry.find("datasets"):
-        constructor = registry.load("datasets", name).__init__
-        annotations = {key: str(p.annotation) for key, p in inspect.signature(constructor).parameters.items()}
-        rows = [
-            options for dataset, options in DATA.values() if registry.load("datasets", dataset).__init__ is constructor
-        ]
-        paths = {key for key, annotation in annotations.items() if annotation.startswith("str | ")} - {"root", "key"}
-        assert paths == {key for options in rows for key in options} - {"classes"}, name
-
-
 def test_every_path_of_a_public_function_is_in_the_list() -> None:
     public = {name: getattr(densevit, name) for name in densevit.__all__}
     public |= {"Diagnosis": Diagnosis, "Inspection": Inspection}  # results of public functions
@@ -258,24 +215,6 @@ def test_every_path_of_a_public_function_is_in_the_list() -> None:
         if "Path" in str([parameter.annotation for parameter in inspect.signature(function).parameters.values()])
     }
     called_by_run = {"Method.training_data"}  # with its folder
-    assert (named | methods | {"inspect_model.image"}) - called_by_run == {
+    assert (named | methods | {"inspect_model.image", "create_dataset.root"}) - called_by_run == {
         *(*REFUSED, *WRITTEN, *READ, "Result.image", "Result.path")
     }
-
-
-def test_commands_expand_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths of a command's arguments. Those that are texts, as MODEL, are read by the functions above."""
-    for name in registry.find("commands"):
-        module, parser = cli.command(name)
-        arguments, expected = name.split(), set()
-        for action in parser._actions:
-            if action.type is Path:
-                expected.add(action.dest)
-            if action.type is Path or (action.required and not isinstance(action, argparse._HelpAction)):
-                value = str(next(iter(action.choices))) if action.choices else "~/file"
-                arguments += [*action.option_strings[:1], value]
-        given: list[argparse.Namespace] = []
-        monkeypatch.setattr(module, "run", lambda args, given=given: given.append(args) or 0)
-        assert cli.main(arguments) == 0
-        for key in expected:
-            assert getattr(given[0], key) in (home / "file", [home / "file"]), f"{name}: {key}"

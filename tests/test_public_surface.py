@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import pkgutil
 import re
 import subprocess
 import sys
@@ -62,18 +61,6 @@ def test_stubs_have_the_modules_of_the_entry_points(project: Path):
     in_stubs = {f"{node.module}:{name.name}" for node in imports for name in node.names}
     plugins = {value for value in in_stubs if not value.startswith("densevit.")}
     assert plugins == {plugin.value for plugin in registry.find("names").values() if plugin.origin[:9] == "densevit "}
-
-
-@pytest.mark.integration
-def test_modules_are_attributes_before_anything_imports_them(monkeypatch):
-    """Each module of the package but private ones and programs; one in a new process."""
-    subprocess.run([sys.executable, "-c", "import densevit; densevit.config.load('detr_swin')"], check=True)
-    names = [module.name for module in pkgutil.iter_modules(densevit.__path__) if not module.name.startswith("_")]
-    for name in {*names} - {*densevit.__all__}:
-        monkeypatch.delattr(densevit, name, raising=False)
-        assert getattr(densevit, name).__name__ == f"densevit.{name}"
-    with pytest.raises(AttributeError, match="__main__"):
-        _ = densevit.__main__
 
 
 def test_public_names_are_few():

@@ -6,7 +6,6 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 
-from densevit_batch.drawn_video import DrawnVideo
 from tests.cli.stand_in import StandIn, dog_and_cat, read, write_video
 
 DOG = (20, 30, 240)  # the colour of the boxes of the model
@@ -48,16 +47,6 @@ def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Pat
     assert ids == [f"{name}_{n:06}" for name in ("one", "two") for n in range(15)]
 
 
-def test_odd_sides_get_a_copy_of_their_last_pixels(tmp_path: Path):
-    """MPEG-4 has even sides. OpenCV would cut the last row and column."""
-    video = DrawnVideo(tmp_path / "v.mp4", clip(tmp_path / "clip.avi"))
-    video.add(np.full((47, 63, 3), np.repeat([60, 200], [55, 8])[:, None], np.uint8))
-    video.close()
-    _, found = frames_of(tmp_path / "v.mp4")
-    assert found.shape == (1, 48, 64, 3)
-    assert abs(found[0, :40, :48].mean() - 60) < 8 and abs(found[0, :, -6:].mean() - 200) < 8
-
-
 def test_an_interrupted_prediction_keeps_a_complete_video(tmp_path, load_as, run):
     load_as(StandIn(("detection",), Mock(side_effect=[*[dog_and_cat(96, 128)] * 8, KeyboardInterrupt])))
     path, out = clip(tmp_path / "clip.mp4"), tmp_path / "found"
@@ -65,13 +54,3 @@ def test_an_interrupted_prediction_keeps_a_complete_video(tmp_path, load_as, run
     assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)
     [video] = (out / "drawn").iterdir()
     assert (video.name, len(frames_of(video)[1])) == ("clip.mp4", 8)
-
-
-def test_images_and_a_continued_folder_are_errors(model: StandIn, tmp_path: Path, run):
-    path, photo, out = clip(tmp_path / "clip.mp4", count=2), tmp_path / "photo.jpg", tmp_path / "found"
-    photo.write_bytes(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
-    assert "photo.jpg is an image. Fix: " in run("predict", "RUN", path, photo, "--video", "--out", out, code=2)
-    assert not out.exists()
-    run("predict", "RUN", path, "--out", out)
-    said = run("predict", "RUN", path, "--video", "--out", out, "--resume", code=2)
-    assert "--resume cannot continue a drawn video" in said

@@ -9,13 +9,12 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import torch
 from PIL import Image
 
 from densevit.errors import DensevitError
 from densevit.inference import iterating
 from densevit.inference.iterating import Predicted
-from densevit_batch import folder_prediction, image_listing, joining, prediction_folder
+from densevit_batch import folder_prediction, joining, prediction_folder
 from densevit_batch.folder_prediction import FolderPrediction
 from tests.cli.stand_in import StandIn, read
 
@@ -128,17 +127,6 @@ def test_wrong_options_are_refused_before_writing(model, photos, run):
     for options, message in WRONG:
         assert message in run(*ALL, "--out", "found", *options, code=2)
         assert not Path("found").exists()
-
-
-def test_drawings_maps_and_clouds_of_many_images_are_in_subfolders(photos: Path, monkeypatch, load_as, run):
-    for name, count in (("MAX_IN_FOLDER", 3), ("PER_SUBFOLDER", 2)):
-        monkeypatch.setattr(image_listing, name, count)
-    load_as(StandIn(("depth",), lambda height, width: {"depth": torch.ones(height, width)}))
-    run(*ALL, "--out", "found", "--focal", "50")
-    stems = ("0000/a-1", "0000/000139", "0001/b-1", "0001/cat")
-    kinds = (("drawn", ".jpg"), ("depth", ".png"), ("depth", ".npy"), ("clouds", ".ply"))
-    expected = {f"{folder}/{stem}{suffix}" for folder, suffix in kinds for stem in stems} | {"images.json"}
-    assert contents("found").keys() == expected
 
 
 WRITERS: dict[str, tuple[type, str]] = {

@@ -11,11 +11,8 @@ from PIL import Image
 
 import densevit
 from densevit.config import DataSection
-from densevit.interfaces import Class
 from densevit.targets.pixel_maps import Depth
-from densevit.targets.types import TargetTypes
 from densevit_batch import batch_predictor
-from densevit_batch.image_texts import text_of_image
 from densevit_batch.prediction_folder import saved_classes
 from tests.cli.stand_in import StandIn, read
 from tests.model import small_models
@@ -49,15 +46,6 @@ def test_category_ids_are_those_of_the_json_by_name(model: StandIn, photos: Any,
     assert [(c.name, c.file_id, c.color) for c in classes] == [
         (c.name, number, c.color) for c, number in zip(model.classes["detection"], (cat, dog), strict=True)
     ]
-
-
-def test_prelabels_have_the_ids_of_their_predictions(model: StandIn, photos: Any, run: Any):
-    coco_json((1, "dog"), (2, "cat"))
-    run("predict", "run", "a/list.json", "--out", "found")
-    densevit.prelabel("found", model, "prelabels.json")
-    document = read("prelabels.json")
-    assert [entry["category_id"] for entry in document["annotations"]] == [1]
-    assert document["categories"] == [{"id": 2, "name": "cat"}, {"id": 1, "name": "dog"}]
 
 
 def metres(height: int, width: int) -> torch.Tensor:
@@ -96,14 +84,3 @@ def test_depth_files_have_the_unit_of_the_training_data(data, unit, photos, load
 def test_depth_beyond_the_range_of_a_unit_is_npy_only():
     with pytest.warns(UserWarning, match=r"beyond 13\.107 m"):
         assert [*Depth(scale=0.0002).encode(np.full((2, 2), 13.2, np.float32), ())] == [".npy"]
-
-
-def test_the_class_of_an_image_is_printed_with_its_score():
-    kind = {
-        "image_class": torch.tensor(1),
-        "image_score": torch.tensor(0.926),
-        "class_scores": torch.tensor([0.1, 0.9]),
-    }
-    predictions: Any = {"kind": kind, "things": {"boxes": torch.zeros(0, 4)}}
-    classes = {head: (Class("cat", 1, (0, 0, 0)), Class("dog", 2, (0, 0, 0))) for head in predictions}
-    assert text_of_image(predictions, classes, {head: TargetTypes(None) for head in predictions}) == "dog 0.93"

@@ -1,7 +1,6 @@
 """`densevit predict --format parquet`: the same predictions as in the json files, also after a kill."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,3 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))
     np.testing.assert_array_equal(np.asarray(decoded), masks[:1])
     assert not (tmp_path / "kind" / OBJECTS).exists()
-
-
-def test_without_pyarrow_and_with_names_that_are_no_text(model, photos, uninstalled, run) -> None:
-    Path("a/1.jpg").rename(os.fsdecode(b"a/\xff.jpg"))
-    command = ["predict", "run", "a", "--out", "found", "--format", "parquet"]
-    assert "is not UTF-8 text, which Parquet needs. Fix: rename it" in run(*command, code=2)
-    uninstalled("pyarrow.parquet")
-    needs = "--format parquet needs the package pyarrow, which is not installed: pip install pyarrow"
-    assert needs in run(*command, code=2) and not model.batches

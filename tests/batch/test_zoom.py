@@ -1,17 +1,14 @@
 """Metres stay metres at every image size: in parts, columns, strips and joined models."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import densevit
 from densevit.cli import main
 from densevit.weights import model_file
-from densevit_batch.large_image_prediction import predict_strips
 from densevit_batch.model_joining import join, read_part
 from tests.inference.zoomed_models import FOCAL, IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
 
@@ -42,20 +39,6 @@ def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
     for cloud in (tmp_path / "out").rglob("*.ply"):
         lines = cloud.read_bytes().partition(b"end_header\n")[2]
         assert np.frombuffer(lines[:12], "<f4")[2] == pytest.approx(VALUE, rel=0.05)
-
-
-def test_columns_for_a_data_engine(run):
-    columns = densevit.BatchPredictor(str(run), device="cpu", image_size=128, threshold=0, focal=FOCAL)([IMAGE])
-    check({key: {key: np.load(io.BytesIO(columns[f"{key}/{key}.npy"][0]))} for key in MAPS}, MAPS)
-
-
-def test_rows_of_windows_of_a_large_image(run):
-    keys = [key for key in MAPS if key != "canonical"]  # read as one image
-    predictor = densevit.load(run).with_heads(keys).with_inference({"window": 48})
-    image = torch.from_numpy(IMAGE).permute(2, 0, 1).contiguous()
-    for key in keys:
-        strips = [strip[key] for strip in predict_strips(predictor, image, key, 50)]
-        check({key: {key: torch.cat(strips)}}, [key])
 
 
 def test_joined_models_keep_each_head_s_training_size(tmp_path):

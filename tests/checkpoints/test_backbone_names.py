@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import inspect
-import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -272,13 +271,3 @@ WITHOUT_NETWORK = [
 def test_an_unknown_name_or_a_failed_download_is_an_error_with_the_fix(take, name, error, facts, no_hub):
     with pytest.raises(error, match=facts):
         take(name)
-
-
-def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
-    for module in [module for module in sys.modules if module.startswith(("timm", "densevit_backbones.timm"))]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(PluginError, match=r"needs 'timm', which is not installed\. Try `pip install timm`"):
-        create("timm:resnet18", pretrained=False)
-    with pytest.raises(PluginError, match=r"There is no backbone 'resnet18'.*timm:NAME"):
-        create("resnet18")

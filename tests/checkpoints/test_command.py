@@ -77,22 +77,6 @@ def test_imported_detr_detects_what_the_pipeline_of_transformers_does(detr, imag
     assert config.backbone.options["norm"] == "frozen" and config.backbone.mean == (0.485, 0.456, 0.406)
 
 
-@pytest.mark.integration
-def test_an_exported_detr_has_its_processor_and_comes_back_with_the_same_tensors(detr, tmp_path, capsys):
-    from transformers import DetrForObjectDetection, DetrImageProcessor
-
-    run(detr[0], tmp_path / "run", "data.image_size=[96, 160]")
-    run(tmp_path / "run", tmp_path / "hf", "--to", "hf")
-    assert "a model of transformers" in capsys.readouterr().out
-    again = DetrForObjectDetection.from_pretrained(tmp_path / "hf")
-    assert {i: name for i, name in again.config.id2label.items() if i in NAMES} == NAMES
-    processor = DetrImageProcessor.from_pretrained(tmp_path / "hf")
-    assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
-    run(tmp_path / "hf", tmp_path / "back", "data.image_size=[96, 160]")
-    first, second = (read(tmp_path / name).tensors for name in ("run", "back"))
-    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 # ---- errors ----
 
 

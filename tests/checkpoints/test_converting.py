@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from densevit import config as configs
-from densevit.interfaces import Class
 from densevit.layouts import find, segmentation_classes
 from densevit_checkpoints.converting import with_settings
 from densevit_checkpoints.preprocessing import folder_metadata, timm_metadata
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants
-from tests.weights.loading import built
 
 VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 
@@ -133,22 +131,3 @@ def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
     layout = find("transformers-detr")
     options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
     assert layout.options.saved({}, folder_metadata(tmp_path)) == options
-
-
-def test_window_of_config_json_is_set_unless_the_config_has_one(tmp_path):
-    from transformers import Swinv2Config, Swinv2Model
-
-    small = {"embed_dim": 32, "depths": [1, 1, 3, 1], "num_heads": [1, 2, 4, 8], "image_size": 128}
-    Swinv2Model(Swinv2Config(**small, window_size=4)).save_pretrained(tmp_path)
-    message = []
-    for window in ({}, {"window_size": 8}, {"window_size": 4}):
-        backbone = {"name": "swin", "variant": "nano", "version": 2, "weights": str(tmp_path), **window}
-        heads = {"detection": {"name": "detr", "transformer": {"width": 32}}}
-        values = {"backbone": backbone, "heads": heads, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-        _, _, [report] = built(configs.from_mapping(values), {"detection": (Class("a", 0, (0, 0, 0)),)})
-        message.append([note for note in report.notes if "window" in note])
-    assert message == [
-        ["backbone.window_size is 4 in place of null: these weights were trained with it."],
-        ["Warning: backbone.window_size is 8; these weights were trained with 4."],
-        [],
-    ]

@@ -64,13 +64,6 @@ def test_shards_are_read_as_one_from_their_folder_or_index(safe, tmp_path):
     assert_state(read(index).tensors)
 
 
-def test_a_missing_shard_raises(tmp_path):
-    sharded(tmp_path)
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"cannot be read .*No such file.*model-00002-of-00002\.safetensors"):
-        read(tmp_path)
-
-
 # ---- metadata ----
 
 

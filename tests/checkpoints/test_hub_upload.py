@@ -132,19 +132,3 @@ def test_without_a_network_the_error_says_so(no_hub: str) -> None:
     fix = r"ann/streets: not pushed \(.*refused.*\)\. Fix: check the name and the network"
     with pytest.raises(WeightsError, match=fix):
         densevit.push_to_hub(small_model(), "ann/streets")
-
-
-def test_offline_the_cached_model_predicts_the_same_and_else_the_error_names_the_file(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub import constants
-
-    model = small_model()
-    densevit.push_to_hub(model, "ann/streets")
-    densevit.load("hf:ann/streets")  # into the cache
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert torch.equal(logits(densevit.load("hf:ann/streets")), logits(model))
-    file = f"{hub.address}/ann/other/resolve/main/model.safetensors"
-    facts = rf"hf:ann/other: not in the cache, and the download failed \(OfflineModeIsEnabled.*Download {file}"
-    with pytest.raises(WeightsError, match=facts):
-        densevit.load("hf:ann/other")

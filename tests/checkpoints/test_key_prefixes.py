@@ -188,30 +188,3 @@ def test_tensors_that_are_not_finite_are_named_at_each_door(value, resnet, tmp_p
     ):
         with pytest.warns(UserWarning, match=r"a\.pth: 1 of 120 tensors .*NaN or infin.*\(layer1\.0\.bn1\.weight\)"):
             load()
-
-
-class Masked(Backbone):
-    """A backbone with a persistent mask of -inf."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
-
-
-@pytest.mark.filterwarnings("error")
-def test_large_finite_values_and_masks_of_the_module_are_not_reported(tmp_path):
-    state = random_state()
-    state["stem.weight"].fill_(3e38)  # the sum is infinite
-    torch.save(state, tmp_path / "a.pth")
-    densevit.create_backbone(f"{__name__}:Backbone", weights=tmp_path / "a.pth")
-    torch.save(random_state() | {"mask": Masked().mask}, tmp_path / "a.pth")
-    densevit.create_backbone(f"{__name__}:Masked", weights=tmp_path / "a.pth")
-
-
-def test_a_model_file_with_nan_is_named(tmp_path):
-    model = densevit.create_model("resnet", heads={"seg": "setr"}, classes={"seg": ["a", "b"]}, pretrained=False)
-    with torch.no_grad():
-        next(model.parameters()).fill_(float("nan"))
-    densevit.save(model, tmp_path / "mine.safetensors")
-    with pytest.warns(UserWarning, match=r"mine\.safetensors: 1 of \d+ tensors .*NaN"):
-        densevit.load(tmp_path / "mine.safetensors")

@@ -12,9 +12,7 @@ from safetensors import safe_open
 
 import densevit
 from densevit import config as configs
-from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Licences
-from densevit.weights import model_file
 from tests.checkpoints.hub_server import HubServer
 from tests.checkpoints.test_hub_upload import MIT, run_folder, small_model
 
@@ -114,15 +112,3 @@ def test_no_folder_of_the_machine_and_no_account_is_in_any_file(hub: HubServer, 
     assert configs.from_mapping(yaml.safe_load(header["config"])).trainer.callbacks == ()
     densevit.load("hf:ann/streets")  # without trust, which the callback would need
     assert [text for text in shown if re.match(r"[/~]|[A-Z]:", text)] == ["/m/0199g"]  # a class, not a path
-
-
-def test_a_card_without_scores_says_so_and_a_recorded_evaluation_is_one_with_scores(
-    hub: HubServer, tmp_path: Path
-) -> None:
-    model = small_model()
-    densevit.push_to_hub(model, "ann/streets")
-    assert "No score was measured." in hub.files["ann/streets"]["README.md"].decode()
-    evaluation = RecordedEvaluation({"segmentation/mIoU": 0.25}, {}, "streets")
-    model_file.save(model, tmp_path / "joined.safetensors", further={"evaluation": evaluation.as_json()})
-    densevit.push_to_hub(tmp_path / "joined.safetensors", "ann/streets")
-    assert "| segmentation | mIoU | 0.2500 |" in hub.files["ann/streets"]["README.md"].decode()

@@ -1,7 +1,6 @@
 """`densevit.list_models` and `densevit models`: every published model of the layouts, and what is said of each."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -159,31 +158,6 @@ def test_without_timm_its_backbones_are_left_out_with_a_warning(uninstalled):
     uninstalled("timm")
     with pytest.warns(match=r"timm is not installed: its backbones are left out\. Fix: "):
         assert densevit.list_models("backbone") == [model for model in MODELS if model.task == "backbone"]
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_tables_fit_the_terminal_and_names_can_be_copied(columns, environment):
-    environment(COLUMNS=columns)
-    printed = repr(MODELS)
-    assert max(map(len, printed.splitlines())) <= columns
-    rows = dict(re.findall(r"^(\S+) +([\d.]+ M.*?) *$", printed, re.MULTILINE))
-    assert rows.keys() == {model.name for model in MODELS}
-    shown = re.split(r" {2,}", rows["hf:facebook/detr-resnet-101"])
-    assert shown[:2] == ["60.5 M", "0.435"] and shown[3:] == ["coco/detr_r50 ..."][: columns == 120]
-    clean, number = re.fullmatch(r"(yes|no|\?) \[(\d+)\]", shown[2]).groups()
-    stated = (
-        "code Apache-2.0, weights Apache-2.0, data ImageNet, COCO, teacher none (https://github.com/facebookresearch/"
-    )
-    assert clean == "yes" and f"[{number}] {stated}" in " ".join(printed.replace("[", " [").split())
-
-
-def test_rows_are_a_data_frame():
-    table = pytest.importorskip("pandas").DataFrame(MODELS).set_index("name")
-    row = table.loc["hf:Roboflow/rf-detr-large"]
-    assert (row.score, row.benchmark, row.weights, row.clean) == (0.565, "box AP, COCO", "Apache-2.0", True)
-    assert math.isnan(table.loc["hf:Intel/dpt-large"].score)
-    best = table[(table.benchmark == "mIoU, ADE20K") & (table.clean == True)].score.idxmax()  # noqa: E712
-    assert best == "hf:openmmlab/upernet-swin-small"
 
 
 def test_words_of_the_command_filter_names_tasks_data_sets_and_licences(capsys):

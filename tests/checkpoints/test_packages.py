@@ -1,8 +1,6 @@
 """Weights in installed Python packages, `package:NAME[/FILE]`."""
 
 import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -71,21 +69,6 @@ def test_licence_is_that_of_the_metadata(package, line, licence):
     package("net.pth", metadata=METADATA + line)
     metadata = read("package:acme_weights").metadata
     assert metadata == ({"licence": licence, "licence_source": "acme-weights 1.2"} if licence else {})
-
-
-@pytest.mark.parametrize(("more", "licence"), [("", "Apache-2.0"), ("\nNot for commercial use.\n", "Apache Licence")])
-def test_a_licence_file_with_the_notice_of_apache_2_is_apache_2(package, more, licence):
-    """As its text in the appendix of the licence, to which nothing is added."""
-    info = package("net.pth", metadata=METADATA) / "acme_weights-1.0.dist-info"
-    appendix = (Path(__file__).parents[2] / "LICENSE").read_text().partition("Copyright [")[2].partition("\n")[2]
-    notice = textwrap.dedent(appendix).strip()
-    assert notice.startswith("Licensed under the Apache License")
-    (info / "LICENSE").write_text(f"Apache Licence\n\nCopyright Acme\n\n{notice}\n{more}")
-    (info / "RECORD").write_text("acme_weights/__init__.py,,\nacme_weights-1.0.dist-info/LICENSE,,\n")
-    assert read("package:acme_weights").metadata == {
-        "licence": licence,
-        "licence_source": "LICENSE of acme-weights 1.2",
-    }
 
 
 @pytest.mark.parity("efficientnet-pytorch-lite0", "efficientnet-pytorch-lite1")

@@ -139,17 +139,6 @@ def test_label_maps_and_the_confusion_matrix_are_written(seen: dict[str, Any]):
     ]
 
 
-def test_without_out_all_but_the_predictions_are_saved_with_the_run(seen: dict[str, Any], run):
-    run("evaluate", "run")
-    folder = Path("run/evaluations/scenes-val")
-    assert {"metrics.json", "errors-detection.csv", "report.html"} <= {path.name for path in folder.iterdir()}
-    assert not (folder / "detections.json").exists()
-    run("evaluate", "run", "data=coco", "data.root=sets/bccd")
-    folder = Path("run/evaluations/bccd-val")
-    assert (folder / "images-detection.csv").read_text().splitlines()[1:] == ["street/0.jpg,139,1.0"]
-    assert "data: bccd" in (folder / "report.html").read_text()
-
-
 def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], run):
     run("evaluate", "run", "data.batch_size=3", "heads.detection.evaluation.max_detections=300")
     assert seen["config"].data.batch_size == 3

@@ -90,25 +90,3 @@ def test_recipe_trains_from_the_file_that_the_page_names(recipe, layout, objects
     stated = re.findall("`([0-9a-f]{32})`", described)
     assert stated == [digest for name, digest in find(layout).publishing.digests.items() if name == file]
     assert re.findall(r"Warning: .*: its MD5 is \w{32}, the published file's is (\w+)\. Fix: ", printed) == stated
-
-
-@pytest.mark.parametrize(
-    ("backbone", "recipe"),
-    [
-        ("convnext_tiny", "semantic"), ("dinov2_small", "semantic"), ("dinov3_convnext_tiny", "instances"),
-        ("dinov3_small", "semantic"), ("efficientnet_lite1", "semantic"), ("efficientnet_lite2", "instances"),
-    ],
-)  # fmt: skip
-def test_recipe_predicts_with_each_shipped_backbone(backbone, recipe):
-    """With random weights."""
-    pytest.importorskip("timm")
-    random = ["backbone.weights=null" if backbone.startswith("efficientnet") else "backbone.pretrained=false"]
-    (head,) = configs.load(f"start/{recipe}").heads
-    config = configs.load(f"start/{recipe}", [f"backbone={backbone}", *random])
-    configs.check_plugins(config)
-    own = config.heads[head]
-    neck = {"neck": {"name": own.neck.name, **own.neck.options}} if own.neck else {}
-    heads = {head: {"name": own.name, **own.options, **neck}}
-    classes = {head: ["road", "car", "sky"]}
-    model = densevit.create_model({"name": "timm", **config.backbone.options}, heads=heads, classes=classes)
-    assert model.predict(torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8)).size == (90, 160)

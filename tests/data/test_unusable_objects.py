@@ -1,18 +1,13 @@
 """What the start of a training and an evaluation say of an own data set: objects that are dropped, unknown sizes."""
 
-import json
 import warnings
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
-from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import DataError
@@ -75,18 +70,3 @@ def test_a_data_set_without_sizes_is_evaluated_one_image_at_a_time_with_a_line()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DataSplits(section(1), 0, 32).val_loader()
-
-
-def test_a_negative_width_of_a_published_file_stays_a_degenerate_box(tmp_path: Path) -> None:
-    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 8, -5, 10], "area": 50, "iscrowd": 0}
-    (tmp_path / "images").mkdir()
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "images" / "1.png")
-    image = {"id": 1, "file_name": "1.png", "height": 32, "width": 32}
-    file = tmp_path / "val.json"
-    file.write_text(
-        json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "a"}]})
-    )
-    dataset = Coco("val", str(tmp_path), annotations={"val": "val.json"}, images="images")
-    boxes = np.asarray(dataset[0]["targets"]["boxes"])
-    Boxes().check(boxes, (32, 32))
-    assert boxes.tolist() == [[20, 8, 20, 18]]

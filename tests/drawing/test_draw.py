@@ -53,28 +53,6 @@ def test_a_box_of_the_threshold_or_more_is_drawn_at_its_place_in_its_class_color
     assert (draw(as_tensor, predictions, CLASSES, threshold=0.3) == drawn).all()
 
 
-def test_small_images_are_enlarged_by_an_integer():
-    drawn = draw(GREY[:100, :140], found((20, 30, 120, 90), labels=[0], scores=[1.0]), CLASSES)
-    assert drawn.shape == (500, 700, 3)
-    assert tuple(drawn[300, 100]) == RED and tuple(drawn[300, 600]) == RED
-    drawn = draw(GREY[:100, :140], {"semantic": semantic((ALL, slice(0, 70), 1), size=(100, 140))}, CLASSES)
-    np.testing.assert_allclose(drawn[:500, :350], np.broadcast_to(blended(BLUE), (500, 350, 3)), atol=1)
-    assert (drawn[:500, 350:] == 128).all()
-
-
-def label_area(image: np.ndarray) -> int:
-    """Pixels of the label at a box of size zero, in its colour or the text's."""
-    return int((image != 128).any(axis=2).sum())
-
-
-def test_labels_are_complete_at_the_image_edge():
-    middle, *edges = (
-        label_area(draw(GREY, found((x, y, x, y), labels=[0], scores=[0.5]), CLASSES))
-        for x, y in ((300, 300), (0, 0), (599, 0), (599, 599))
-    )
-    assert middle > 500 and edges == [pytest.approx(middle, rel=0.05)] * 3
-
-
 def test_ground_truth_is_left_and_prediction_right():
     truth = found((100, 200, 300, 400), labels=[1], scores=[1]) | {"iscrowd": torch.tensor([True])}
     sheet = draw(GREY, found((100, 200, 300, 400), labels=[0], scores=[0.9]), CLASSES, truth=truth)

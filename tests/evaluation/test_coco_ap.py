@@ -13,7 +13,6 @@ from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.evaluation import coco_ap
 from densevit.evaluation.coco_ap import CocoDetection
-from densevit.targets.object_targets import xywh
 from tests.data.coco_folder import write_split
 from tests.evaluation.coco_reference import CLASSES, Pairs, as_json, reference, same, updated
 
@@ -164,16 +163,3 @@ def test_boxes_outside_of_their_image_count_as_in_the_file(tmp_path: Path):
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     metrics, expected = evaluator.metrics(), reference(document, evaluator.results())
     assert same({name: metrics[name] for name in expected}, expected) and 0.1 < metrics["AP"] < 0.9
-
-
-def test_widths_are_those_of_the_file() -> None:
-    """Of up to nine decimal places; other numbers, and those in float32, are the difference of the corners."""
-    rng = np.random.default_rng(0)
-    for decimals in range(10):
-        boxes = np.round(rng.uniform(0, 2000, (2000, 4)), decimals)
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        assert np.array_equal(xywh(corners), boxes)
-    corners = rng.uniform(0, 1000, (2000, 4)).astype(np.float32)
-    exact = corners.astype(np.float64)
-    assert np.array_equal(xywh(corners)[:, 2:], exact[:, 2:] - exact[:, :2])
-    assert np.array_equal(xywh(exact)[:, 2:], exact[:, 2:] - exact[:, :2])

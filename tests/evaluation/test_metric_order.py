@@ -1,7 +1,5 @@
 """Whether lower is better: every metric of every evaluator, in trainings and on pages."""
 
-import ast
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -55,18 +53,3 @@ def test_the_results_of_runs_on_the_pages_have_the_directions_of_their_evaluator
     trainings = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["trainings"].values()
     names = {name for training in trainings for name in training.get("scores", {})}
     assert {name: direction(name) for name in names} == {n: -1 if is_error(n.split("/")[1]) else 1 for n in names}
-
-
-@pytest.mark.integration
-def test_only_the_order_of_metrics_reads_what_evaluators_declare() -> None:
-    sources = itertools.chain.from_iterable(
-        (ROOT / folder).rglob("*.py") for folder in ("densevit", "plugins", "tools")
-    )
-    readers = {
-        str(source.relative_to(ROOT))
-        for source in sources
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "lower_is_better" and isinstance(node.ctx, ast.Load)
-        if ast.unparse(node.value) != "case"  # a benchmark's record of a run
-    }
-    assert readers == {"densevit/evaluation/metric_order.py"}

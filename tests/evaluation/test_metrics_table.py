@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from densevit.evaluation.evaluation_tables import evaluation_tables
 from densevit.evaluation.metrics_file import read, write
 from densevit.evaluation.metrics_table import metrics_table
 
@@ -39,12 +38,3 @@ def test_metrics_round_trip_exactly_and_nan_is_null(tmp_path: Path):
     found = read(tmp_path / "metrics.json")
     assert list(found) == list(metrics) and math.isnan(found.pop("detection/APs"))
     assert found == {"detection/AP": 0.1 + 0.2, "depth/AbsRel": 1e-17}
-
-
-def test_a_table_of_ten_columns_fits_and_divides_no_word():
-    header = ["class", "objects", "predictions", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"]
-    rows = [header, *([name, 12345, 67890, *[0.5314] * 7] for name in ("fire extinguisher", "person"))]
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(evaluation_tables({"boxes/AP": 0.5}, {"boxes": {"classes": rows}}))
-    lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["fire", "extinguisher", "12,345", "67,890", *["0.531"] * 7] in lines

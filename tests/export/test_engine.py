@@ -1,11 +1,9 @@
 """Models that are exported files: with files made of the model itself, and opening of real files."""
 
 import json
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,10 @@ from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
-from densevit.weights import model_file
 from densevit_export import engine, header
 from densevit_export.file_comparison import example_images
 from densevit_export.graph import ExportedGraph
 from densevit_export.runtimes import ExportedFile, open_file
-from tests.registry.test_classes_in_files import MODEL, write
 from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 
 MODULE = "tests.export.test_engine"
@@ -209,12 +205,3 @@ def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, unin
     uninstalled("onnxruntime")
     with pytest.raises(DensevitError, match=r"needs the package onnxruntime, which is not installed\. Fix: pip"):
         open_file(foreign)
-
-
-@pytest.mark.integration
-def test_a_class_that_a_file_names_is_not_imported(tmp_path: Path):
-    header = {"model": model_file.read(write(tmp_path, MODEL))[1], "heads": {}}
-    file: Any = SimpleNamespace(path=Path("model.onnx"), header=header)
-    with pytest.raises(ConfigError, match="is named in this file"):
-        engine.build(file)
-    assert "sentinel_module" not in sys.modules

@@ -1,7 +1,6 @@
 """Exported files give the model's outputs on sizes and batches that they were not traced with."""
 
 import errno
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from densevit.model import DenseModel
 from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_export import exporting, file_comparison, files, runtimes
 from densevit_export.graph import ExportedGraph
-from tests.small_models import CELLS, NAIVE, evaluated_at, small_predictor, without_zeros
+from tests.small_models import CELLS, evaluated_at, small_predictor, without_zeros
 
 CLASSES = ["a", "b", "c"]
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -107,36 +106,6 @@ def test_a_file_gives_the_models_outputs(tmp_path: Path, variant: Callable[..., 
 @pytest.mark.parametrize(("backbone", "head", "suffix"), MATRIX)
 def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: str, tmp_path: Path):
     check(predictor_of(backbone, head), suffix, tmp_path)
-
-
-def test_several_heads_and_a_canvas():
-    """Names begin with the head's; images are padded to the canvas, which no other output than `predict`'s sees."""
-    heads = {"depth": HEADS["dpt"], "things": {**ANCHORS, "extensions": {"stride": 16}}}
-    model = densevit.create_model(BACKBONES["resnet"], heads, {"things": CLASSES}).eval()
-    image = torch.from_numpy(file_comparison.example_images((75, 107), 1, 0))
-    padded = torch.nn.functional.pad(image, (0, 160 - 107, 0, 128 - 75))
-    mask = torch.ones(1, 128, 160, dtype=torch.bool)
-    mask[:, :75, :107] = False
-    target: Any = {"size": (75, 107), "original_size": (75, 107)}
-    with torch.no_grad():
-        found = ExportedGraph(model, (128, 160)).eval()(image)
-        expected = model.infer({"images": padded, "padding_mask": mask, "targets": [target]})
-    assert [*found] == ["depth/depth", "things/boxes", "things/scores"]
-    torch.testing.assert_close(found["depth/depth"][0], expected["depth"][0]["depth"])
-    scores, things = found["things/scores"][0], expected["things"][0]  # (Q, K); the best pairs of query and class
-    queries = scores.flatten().topk(len(things["scores"])).indices // scores.shape[1]
-    torch.testing.assert_close(found["things/boxes"][0][queries], things["boxes"], rtol=0, atol=1e-3)
-
-
-def test_inference_options_are_not_exported_which_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    predictor = small_predictor(NAIVE)
-    untraced(predictor, monkeypatch)
-    options = predictor.with_inference({"window": 64, "flip": True})
-    with pytest.warns(UserWarning, match=r"inference options window=64, flip=True; the file predicts an image"):
-        densevit.export(options, tmp_path / "options.pt2")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*inference options")
-        densevit.export(predictor.with_inference({"batch_size": 2}), tmp_path / "plain.pt2")
 
 
 @torch.no_grad()

@@ -83,16 +83,6 @@ def test_heavy_layers_are_in_half_precision_and_others_in_float32(tmp_path: Path
     assert halved > 4 * kept
 
 
-@pytest.mark.integration
-def test_pt2_files_have_types(tmp_path: Path):
-    graph, path = graph_of(predictor_of("one-stage")), tmp_path / "model.pt2"
-    written(graph, path, "bf16")
-    assert 0 < max(errors_of(graph, path).values()) < half_precision.LIMITS["bf16"]
-    stored = torch.export.load(path).state_dict.values()
-    halved = sum(one.numel() for one in stored if one.dtype == torch.bfloat16)
-    assert halved > 0.8 * sum(one.numel() for one in stored)
-
-
 def overflowing() -> DenseModel:
     """A model with a feed-forward network whose hidden values are about 1e6, above the range of fp16."""
     predictor = predictor_of("setr")

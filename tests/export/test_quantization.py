@@ -8,12 +8,10 @@ import pytest
 import torch
 
 import densevit
-from densevit.config import DataSection
-from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.model import DenseModel
-from densevit_export import calibration, quantization
+from densevit_export import quantization
 from densevit_export.file_comparison import example_images
 from densevit_export.graph import ExportedGraph
 from densevit_export.quantization import Quantization, calibration_images, checked, quantize
@@ -136,15 +134,6 @@ def test_a_model_is_exported_in_int8_with_its_comparison(tmp_path: Path):
     with torch.no_grad():
         expected = ExportedGraph(predictor.eval())(torch.from_numpy(image))["maps"]
     assert 0 < (maps - expected).abs().mean() < 0.1 * expected.std()
-
-
-def test_calibration_images_are_of_the_training_data_at_even_distances(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(calibration, "CALIBRATION_IMAGES", 3)
-    section = DataSection(name="scenes", image_size=32, train_length=9, val_length=3)  # type: ignore[call-arg]
-    data = DataSplits(section, 0, 32)
-    images = [*calibration.calibration_images(data)]
-    assert len(images) == 3 and all(one.dtype == torch.uint8 for one in images)
-    assert all(torch.equal(one, data.train[i]["image"]) for one, i in zip(images, (0, 4, 8), strict=True))
 
 
 def test_calibration_images_are_resized_as_for_evaluation_unless_the_file_does():

@@ -92,13 +92,3 @@ def test_bytes_are_turned_as_exif_says_and_flipped_arrays_of_one_column_are_acce
 def test_a_wrong_input_is_an_error_with_what_was_found_and_the_fix(wrong: Any, facts: list[str]):
     with pytest.raises(DataError, match=".*".join(map(re.escape, facts))):
         as_sample(wrong, 7)
-
-
-def test_a_truncated_pil_image_is_an_error_that_names_its_file(tmp_path: Path):
-    file = io.BytesIO()
-    Image.fromarray(np.tile(PIXELS, (20, 20, 1))).save(file, "JPEG")
-    (tmp_path / "cut.jpg").write_bytes(file.getvalue()[:5000])
-    with pytest.raises(DataError, match=r"cut\.jpg cannot be read: .*truncated"):
-        as_sample(Image.open(tmp_path / "cut.jpg"), 0)
-    with pytest.raises(DataError, match=r"cut\.jpg cannot be read"):
-        as_sample(tmp_path / "cut.jpg", 0)

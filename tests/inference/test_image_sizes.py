@@ -1,7 +1,5 @@
 """`image_size` of `predict`: the size that images are resized to, and windows of images at their own size."""
 
-import warnings
-
 import pytest
 import torch
 
@@ -84,13 +82,3 @@ def test_a_backbone_of_one_size_needs_windows_of_it():
             predictor.predict(image, image_size=image_size)
     assert predictor.predict(image, image_size=(64, 64)).size == (200, 230)
     assert as_set(predictor.predict(image, inference={"window": [64, 64]})) == as_set(truth)
-
-
-def test_windows_that_no_image_exceeds_are_a_warning():
-    predictor = trained_at(48, Oracle)
-    small, large = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((60, 80), (60, 161)))
-    with pytest.warns(UserWarning, match=r"^window 160x160: no image is larger \(the largest has 60x80 pixels\), so"):
-        predictor.predict([small, small], inference={"window": 160})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        predictor.predict([small, large], inference={"window": 160})

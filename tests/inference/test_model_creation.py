@@ -153,19 +153,6 @@ def test_what_files_cannot_hold_is_named_and_the_model_in_hand_gets_the_weights(
     assert densevit.load("run", model=other) is other and other.fingerprint() == model.fingerprint()
 
 
-@pytest.mark.integration
-def test_data_that_files_cannot_hold_is_given_again():
-    train = Halves(16, draw=lambda generator, low, high: generator.randrange(low, high))
-    val = Halves(8, seed=1)
-    run = trained(own_model(), train=train, val=val, max_steps=10, run_dir="run")
-    with pytest.raises(densevit.DensevitError, match=r"data\.train\.draw was an object.*fit\(resume=RUN, train="):
-        trained(None, train=None, val=None, resume="run", max_steps=20)
-    resumed = trained(None, train=train, val=val, resume="run", max_steps=20)
-    whole = trained(own_model(), train=train, val=val, run_dir="whole")
-    assert run.path == resumed.path and resumed.model.fingerprint() != ""
-    assert whole.metrics.keys() == resumed.metrics.keys()
-
-
 class Maps(torch.nn.Module):
     """Returns feature maps, and is no Backbone."""
 
@@ -230,17 +217,6 @@ SGD = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)
 def test_keys_that_a_given_model_cannot_follow_are_refused(keys, message):
     with pytest.raises(densevit.ConfigError, match=message):
         trained(own_model(), **keys)
-
-
-@pytest.mark.integration
-def test_instances_in_a_mapping_are_trained_themselves(tmp_path):
-    net = Net(width=12)
-    run = trained({"backbone": net, "heads": {"seg": HEAD}}, max_steps=4, run_dir="run")
-    assert run.model.backbone is net and (tmp_path / "run/start.safetensors").is_file()
-    again = trained("run/config.yaml", train=None, val=None, max_steps=4, run_dir="again")
-    assert again.model.fingerprint() == run.model.fingerprint() and again.metrics == run.metrics
-    model = densevit.create_model(Net(width=12), {"seg": HEAD}, classes=CLASSES, weights="run")
-    assert model.fingerprint() == run.model.fingerprint()
 
 
 def test_other_classes_than_the_data_s_are_refused_and_numbers_get_its_names():

@@ -1,12 +1,10 @@
 """`DenseModel.predict` with small stand-ins for the model."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit import config as configs
@@ -130,17 +128,6 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
 def test_a_wrong_option_is_an_error_that_names_it(options, message):
     with pytest.raises(densevit.DensevitError, match=message):
         of_heads(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
-
-
-def test_results_of_files_read_the_image_again_when_it_is_drawn(tmp_path: Path):
-    pixels = random_image(20, 30)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    of_file, of_array = of_heads(Averaged(), detection=Thirds).predict([tmp_path / "image.png", pixels])
-    assert np.array_equal(of_file.image, pixels) and of_array.image is not None
-    assert np.array_equal(np.asarray(of_file.draw()), np.asarray(of_array.draw()))
-    (tmp_path / "image.png").unlink()
-    with pytest.raises(densevit.DataError, match="image.png: there is no such image"):
-        of_file.draw()
 
 
 def test_a_config_gives_the_size_of_images_and_the_model_its_parts():

@@ -1,6 +1,5 @@
 """Metres stay metres at every image size: all doors of prediction x sizes x target types that a zoom changes."""
 
-import ast
 from pathlib import Path
 
 import numpy as np
@@ -72,21 +71,3 @@ def test_only_a_replaced_resize_is_the_training_s(tmp_path):
 def test_an_evaluation_at_another_size(tmp_path, override, head):
     write_model(tmp_path / "run", ["depth"], head=head)
     assert densevit.evaluate(str(tmp_path / "run"), overrides=[override])["depth/AbsRel"] < 0.05
-
-
-@pytest.mark.integration
-def test_predictions_reach_users_through_one_function():
-    """Where a head's outputs become predictions, outside of the model, zooms are undone."""
-    root = Path(densevit.__path__[0])
-    calls = {".predictions", "exported"}  # of a model, or of a head for a file
-    for file in sorted(
-        {*root.rglob("*.py")} - {*(root / "model").rglob("*.py"), *(root / "set_prediction").rglob("*.py")}
-    ):
-        for function in (x for x in ast.walk(ast.parse(file.read_text())) if isinstance(x, ast.FunctionDef)):
-            names = {
-                f".{call.func.attr}" if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-                for call in ast.walk(function)
-                if isinstance(call, ast.Call)
-            }
-            if names & calls:
-                assert "at_reference_size" in names, f"{file}: {function.name} calls {names & calls}"

@@ -1,6 +1,5 @@
 """densevit.losses in an own loop, without a config or a model, against other libraries and brute force."""
 
-import ast
 import doctest
 import inspect
 import re
@@ -206,24 +205,3 @@ def test_errors_name_the_argument(call: Callable[[SimpleNamespace], Any], messag
     with pytest.raises(densevit.DensevitError) as error:
         call(scene())
     assert str(error.value) == message
-
-
-@pytest.mark.integration
-def test_training_passes_the_context_of_its_step(project: Path):
-    """A call without one would be normalised by its own batch and process. Calls of the losses that have a default."""
-    optional = {name for name in losses.__all__ if "context" in str(inspect.signature(getattr(losses, name)))} | {"l1"}
-    calls = 0
-    for file in (*(project / "densevit").rglob("*.py"), *(project / "plugins").rglob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text if "from densevit.losses" in text else "")
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        imports = [node for node in imports if (node.module or "").startswith("densevit.losses")]
-        local = {name.asname or name.name for node in imports for name in node.names}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                module, _, name = ast.unparse(node.func).rpartition(".")
-                if name in optional and (module or name) in local:
-                    calls += 1
-                    given = [*node.args, *(keyword.value for keyword in node.keywords)]
-                    assert any("context" in ast.unparse(x) for x in given), f"{file}:{node.lineno} has no context"
-    assert calls >= 10

@@ -1,6 +1,5 @@
 """Warnings of constant features and of a loss that does not fall."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,3 @@ def test_loss_that_does_not_fall_is_a_warning_with_its_means(tmp_path: Path, rec
     assert "first and the last tenth of the steps, step 4.5 and 94.5, later 0 and 3, still 1 and 1. Fix" in warning
     recwarn.clear()
     assert warned(Learning, tmp_path / "learning", 100, recwarn) == []
-
-
-@pytest.mark.integration
-def test_constant_features_are_a_warning_with_their_variance(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    [warning] = warned(Watched, tmp_path / "run", 104, recwarn, backbone={"name": f"{__name__}:Constant"})
-    share = re.search(r"their variance is (\S+) of their mean square, averaged over 26 batches", warning)
-    assert share is not None and 0 < float(share[1]) < 1e-4

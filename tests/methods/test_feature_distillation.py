@@ -11,7 +11,6 @@ import densevit
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
-from tests.config.test_key_types import resolved
 from tests.methods.pretraining import BACKBONES, batch_of
 
 SWIN = BACKBONES["swin"]
@@ -149,10 +148,3 @@ def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: 
 def test_wrong_options_are_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         FeatureDistillation(densevit.DenseModel(Patches(), {}), **options)
-
-
-def test_overrides_of_the_teacher_are_merged():
-    teacher = resolved("method.teacher={depth: 50}")["method"]["teacher"]
-    assert teacher == {"name": "resnet", "depth": 50, "weights": "w.pth"}
-    teacher = resolved("method.teacher={name: swin}")["method"]["teacher"]  # without resnet's depth
-    assert teacher == {"name": "swin", "weights": "w.pth"}

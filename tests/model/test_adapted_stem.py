@@ -9,7 +9,6 @@ from torch import nn
 
 import densevit
 from densevit.channels import RGB
-from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.model.stem_channels import has_new_filters, stem_tensors
@@ -101,23 +100,6 @@ def test_a_step_trains_the_stem_exactly_if_it_was_adapted(family, names, tmp_pat
 
 
 # ---- files ----
-
-
-def test_a_model_file_records_its_stem(tmp_path):
-    rgb, first, second = (tmp_path / f"{name}.safetensors" for name in ("rgb", "first", "second"))
-    densevit.save(created({"name": "swin", "variant": "nano"}), rgb)
-    densevit.save(densevit.create_model(section("swin", NIR), {"seg": SETR}, classes=["a"], weights=rgb), first)
-    densevit.save(densevit.load(first), second)
-    stem = ("patch_embed.weight",)
-    for file in (first, second):
-        loaded = densevit.load(file)
-        assert loaded.sections is not None and loaded.sections.backbone.adapted_stem == stem
-        assert loaded.backbone.patch_embed.weight.requires_grad
-        continued = created(section("swin", NIR, freeze=2), file)  # of a run on the same channels
-        assert stem[0] in changed_by_a_step(continued) and rate_of(continued, stem[0]) == 1.0
-        assert stem[0] in changed_by_a_step(created(section("swin", NIR, freeze=2, weights=str(file))))
-    with pytest.raises(ConfigError, match=r"backbone\.freeze is true, but the weights are for red, green, blue and "):
-        created(section("swin", NIR, freeze=True), rgb)
 
 
 # ---- runs ----

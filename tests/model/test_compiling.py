@@ -38,19 +38,6 @@ def test_equal_sides_and_other_sizes_need_one_compilation() -> None:
     assert backend.frame_count == 1
 
 
-def test_settings_of_torch_are_as_before_and_hold_in_later_calls() -> None:
-    torch._dynamo.reset()
-    backend, widths = CompileCounterWithBackend("eager"), range(4, 14)
-    stages = [nn.Sequential(Layer(width), Layer(width)) for width in widths]
-    limits, shapes = torch._dynamo.config, torch.fx.experimental._config
-    with limits.patch(cache_size_limit=8), shapes.patch(use_duck_shape=True):  # torch's defaults
-        compile_regions(stages, backend=backend)
-        for stage, width in zip(stages, widths, strict=True):
-            stage(torch.ones(2, 3, 3, width, requires_grad=True))
-        assert (limits.cache_size_limit, shapes.use_duck_shape) == (8, True)
-    assert backend.frame_count == len(widths)
-
-
 def test_a_compilation_of_the_model_has_its_regions_in_one_graph() -> None:
     torch._dynamo.reset()
     stage, backend = nn.Sequential(Layer(), Layer()), CompileCounterWithBackend("eager")

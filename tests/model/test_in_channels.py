@@ -68,18 +68,6 @@ def test_published_weights_are_adapted_by_name():
             assert (x - y).abs().max() <= 1e-4 * y.abs().max()
 
 
-def test_weights_of_other_channels_are_adapted(tmp_path):
-    source = created(in_channels=5)
-    densevit.save(source, tmp_path / "five.safetensors")
-    five = densevit.create_backbone(**RESNET, weights=tmp_path / "five.safetensors")  # those of the weights
-    assert five.image_channels == source.channels and torch.equal(five.conv1.weight, source.backbone.conv1.weight)
-    three = densevit.create_backbone(**RESNET, weights=tmp_path / "five.safetensors", in_channels=3)
-    assert torch.allclose(three.conv1.weight, source.backbone.conv1.weight[:, :3] * 5 / 3)
-    densevit.save(created({**RESNET, "mean": [0.1, 0.2, 0.6], "std": [0.3, 0.4, 0.5]}), tmp_path / "three.safetensors")
-    four = densevit.create_backbone(**RESNET, weights=tmp_path / "three.safetensors", in_channels=4)
-    assert four.mean == pytest.approx((0.1, 0.2, 0.6, 0.3)) and four.std == pytest.approx((0.3, 0.4, 0.5, 0.4))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,7 +11,6 @@ from densevit.channels import Channels
 from densevit.config import DataSection
 from densevit.interfaces import Licences
 from densevit.model import DenseModel
-from tests.model.small_models import Segmenter, Stem, model_of
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "loss_weights")
@@ -72,11 +71,3 @@ def test_a_part_of_a_model_is_that_model_with_fewer_heads(channels):
     assert [*model.heads] == ["a", "b"] and [*model.with_heads({"b", "a"}).heads] == ["a", "b"]
     assert [*map(id, model.with_heads(()).parameters())] == [*map(id, model.backbone.parameters())]
     assert not any(module.training for module in part.modules())
-
-
-def test_parts_of_a_model_keep_each_others_modes():
-    model = model_of(Stem(), Segmenter)
-    part = model.with_inference({"flip": True})
-    model.train()
-    part.predict(torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert all(module.training for module in model.backbone.modules())

@@ -134,24 +134,6 @@ def test_the_command_marks_scores_and_takes_means_over_sets(protocol, capsys):
     assert "bright/value" in result["insensitive"] and "segmentation/mIoU" in result["main"]
 
 
-def test_objects_are_read_from_the_data_set_and_crowds_are_ignored():
-    """In an image of half the size: two objects, and a crowd with the features of the first."""
-    masks = np.zeros((3, 32, 96), bool)
-    masks[0, :, :32], masks[1, :, 32:64], masks[2, :, 64:] = True, True, True
-    truth = {
-        "masks": RunLengthMasks.from_dense(masks, (32, 96)),
-        "labels": torch.tensor([1, 1, 1]),
-        "iscrowd": torch.tensor([False, False, True]),
-    }
-    map_ = torch.eye(2)[[0, 0, 1, 1, 0, 0]].T[None, :, None].repeat(1, 1, 2, 1)  # (1, 2, 2, 6)
-    kind = registry.load("probes", "same_object")
-    batch = {"targets": [{"size": (16, 48), "truth": truth}]}
-    assert kind().features(lambda _: [map_], batch, 8) == [[1, 1]]
-    evaluator = kind.evaluator(())
-    evaluator.update([{"same_object": x} for x in ([0.5, np.nan], [1.0, 0.25])], [{}, {}])
-    assert evaluator.metrics() == {"auc": 0.75, "auc_in_class": 0.25}
-
-
 def result(backbone: str, **metrics: float | None) -> ProbeResult:
     values = {f"a/{name}": value for name, value in metrics.items()}
     intervals = dict.fromkeys(values, (0.0, 1.0))
@@ -180,17 +162,6 @@ def test_means_and_ranks_over_sets_by_hand():
     assert {"a/error, mean rank", "a/error"} <= {*x.error_metrics} and x.seconds == 2
     assert over_sets({"s": sets["s"], "t": sets["t"][:2]})[0].intervals.keys() == {"a, s/iou", "a, s/error", "a, s/c"}
     assert over_sets({"s": []}) == []
-
-
-@pytest.mark.integration
-def test_tokens_set_the_image_size_where_images_are_stretched(protocol):
-    text = protocol.read_text()
-    with pytest.raises(ConfigError, match=r"keeps the shape of images.*Fix: data.transforms=\{name: resize, stretch"):
-        densevit.probe("pixels", str(protocol), tokens=5, device="cpu")
-    protocol.write_text(text.replace("transforms: resize", "transforms: {name: resize, stretch: true}"))
-    for backbone in ({"name": "pixels", "patch_size": 8}, densevit.create_backbone("pixels", patch_size=8)):
-        result = densevit.probe(backbone, str(protocol), tokens=5, device="cpu")
-        assert result.config["data"]["image_size"] == 40
 
 
 @pytest.mark.parametrize(("labels", "fact"), [((0,), "labels is 0, of 2"), ((1, 101), "labels is 1, 101")])

@@ -39,13 +39,6 @@ def test_features_that_are_positions_find_all_matches(spacing, matches):
     assert evaluator.metrics() == {"recall5": 1, "recall10": 1, "recall20": 1}
 
 
-def test_identical_views_match_exactly(monkeypatch):
-    """At the centres of all squares in the image."""
-    monkeypatch.setattr(ViewCorrespondence, "_homography", lambda self, size, image_id: np.eye(3))
-    [errors] = ViewCorrespondence(spacing=8).features(positions, batch((70, 90)), STRIDE)
-    assert len(errors) == 9 * 11 and float(errors.max()) < 1e-3
-
-
 def test_ratio_test_and_sampling_by_hand():
     """Cosine distances 0.2 and 1 - 0.8 * 0.6 - 0.6 * 0.8 = 0.04 to the two nearest: 1 - 0.04 / 0.2."""
     index, weight = nearest(torch.tensor([[4.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]))

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
 
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.depth_errors import DepthErrors
@@ -106,17 +105,6 @@ def test_intervals_do_not_depend_on_processes_and_leave_the_metrics_unchanged(ki
     intervals = [bootstrap_intervals(evaluator, 10, np.random.default_rng(0)) for evaluator in (alone, joined)]
     np.testing.assert_allclose([*intervals[0].values()], [*intervals[1].values()], rtol=1e-12)
     np.testing.assert_equal(alone.metrics(), before)
-
-
-def test_the_interval_of_a_mean_is_scipys():
-    """recall10 is a mean over images."""
-    evaluator, shares = MatchRecall(()), np.random.default_rng(0).random(50)
-    for number, share in enumerate(shares):
-        errors = torch.where(torch.arange(1000) < 1000 * share, 1.0, 99.0)
-        evaluator.update([{"match_errors": errors}], [{"image_id": number}])
-    intervals = bootstrap_intervals(evaluator, 2000, np.random.default_rng(1))["recall10"]
-    exact = bootstrap((shares,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(2))
-    assert intervals == pytest.approx([*exact.confidence_interval], abs=0.01)
 
 
 def test_without_images_intervals_are_undefined():

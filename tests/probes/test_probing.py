@@ -1,22 +1,17 @@
 """densevit probe: a backbone beside its controls, heads on computed features, modules, trainings, and errors."""
 
-import doctest
-import inspect
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import densevit
 from densevit.cli import main
 from densevit.config import yaml_io
 from densevit.errors import DensevitError
-from densevit.evaluation.image_classification import Classification
-from densevit_probes.probe import Probe
 from densevit_probes.protocols import Protocol
 
 PROTOCOL = """
@@ -106,40 +101,6 @@ def test_images_of_other_sizes_are_padded_with_their_last_cells(folder):
 
 
 @pytest.mark.integration
-def test_images_are_classified_by_the_colour_in_random_features(tmp_path):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 9), ("val", 3)):
-        for channel, name in enumerate(("red", "green", "blue")):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 100, (*rng.integers(40, 60, 2), 3), np.uint8)
-                pixels[..., channel] += 120
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
-    (tmp_path / "images.yaml").write_text(
-        "probes: {knn: {k: 5}, linear_probe: {}}\n"
-        f"data: {{name: image_folder, root: {tmp_path}, transforms: resize, image_size: 32, num_workers: 0}}"
-    )
-    result = densevit.probe({"name": "resnet", "depth": 18}, str(tmp_path / "images.yaml"), device="cpu")
-    assert result.main == ("knn/top1", "linear_probe/top1") and min(result.metrics[name] for name in result.main) > 0.6
-
-
-@pytest.mark.integration
-def test_names_sections_instances_and_modules_are_one_backbone(folder):
-    weights = str(folder / "w.safetensors")
-    instance = densevit.create_backbone(f"{__name__}:Patches", weights=weights)
-    module = nn.Sequential(instance.patches)
-    backbones = ("mine.yaml", {"name": f"{__name__}:Patches", "weights": weights}, instance, module)
-    results = [densevit.probe(backbone, "tiny.yaml", {"val_length": 3}, "cpu") for backbone in backbones]
-    heads = ("segmentation", "depth")  # their random weights follow those of a backbone that is built
-    defined = {name: value for name, value in results[0].metrics.items() if value is not None}
-    expected = {name: value for name, value in defined.items() if not name.startswith(heads)}
-    assert len(expected) > 20
-    for result in results[1:]:
-        assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert all(parameter.requires_grad for parameter in module.parameters())  # the caller's module is not changed
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("change", ["freeze: false", "data.transforms=crop"])
 def test_a_protocol_that_changes_images_or_the_backbone_is_a_training(change, folder):
     text = PROTOCOL.replace("transforms: resize", "transforms: crop") if "crop" in change else f"{change}\n{PROTOCOL}"
@@ -197,13 +158,3 @@ def test_shipped_protocols_are_valid(name):
     config = protocol.config({"name": "resnet", "depth": 18})
     (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
     assert protocol.probes or config.heads
-
-
-def test_the_example_of_a_probe_runs():
-    names = {"Probe": Probe, "Classification": Classification, "torch": torch}
-    test = doctest.DocTestParser().get_doctest(str(inspect.getdoc(Probe)), names, "", "", 0)
-    assert not doctest.DocTestRunner().run(test, clear_globs=False).failed
-    probe = test.globs["Brightness"]([])
-    images = probe.features(lambda _: [torch.arange(8.0).view(2, 1, 2, 2)], {}, 8)
-    probe.fit(images)
-    assert [probe.predict(image, (8, 8))["class_scores"].tolist() for image in images] == [[1, 0], [0, 1]]

@@ -46,15 +46,6 @@ def test_the_area_is_brute_force_in_parts_of_any_size(classes, chunk, monkeypatc
         assert expected > 0.55
 
 
-def test_features_of_objects_are_perfect_and_features_of_classes_are_chance_within_a_class():
-    _, objects = image(0)
-    kept = objects.clamp(min=0)
-    assert same_object_auc(torch.eye(5)[kept], objects) == 1
-    assert same_object_auc(torch.eye(5)[kept], objects, CLASSES) == 1
-    of_class = torch.eye(3)[torch.tensor([2, *CLASSES])[kept]]
-    assert same_object_auc(of_class, objects, CLASSES) == 0.5 < same_object_auc(of_class, objects) < 1
-
-
 def test_an_image_without_pairs_has_no_score():
     for objects in ([], [0, 0, -1], [0, 1, -1], [1, 1, 1]):
         assert math.isnan(same_object_auc(torch.ones(len(objects), 2), torch.tensor(objects, dtype=torch.int64)))

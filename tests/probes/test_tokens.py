@@ -52,9 +52,3 @@ def test_sizes_that_a_backbone_cannot_have_are_refused_in_one_line(strides, size
     with pytest.raises(ConfigError, match=fact) as caught:
         image_size_for(backbone, tokens)
     assert "\n" not in str(caught.value)
-
-
-def test_a_backbone_of_that_size_alone_is_not_refused():
-    backbone = densevit.Backbone()
-    backbone.strides, backbone.input_size = (16,), (256, 256)
-    assert image_size_for(backbone, 16) == 256

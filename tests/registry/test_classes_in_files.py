@@ -1,6 +1,5 @@
 """Which texts in a file count as a class that it names: by the types in the schema, at any depth and under any key."""
 
-import ast
 import copy
 import json
 import random
@@ -152,17 +151,3 @@ def write(folder: Path, values: dict[str, Any], model: Any = None) -> Path:
     densevit.save(model or densevit.create_model(resnet, {"seg": "setr"}, ["a", "b"], pretrained=False), file)
     save_file(load_file(file), file, {**model_file.read(file)[1], "config": yaml_io.write(values)})
     return file
-
-
-def test_configs_in_files_are_read_by_one_function(project: Path):
-    """`values_of_file` is called with the caller's trust, or from a module that builds no plugin of the file."""
-    without_trust = {"densevit/weights/translated_checkpoint.py", "densevit/training/run/resuming.py"}
-    callers = set()
-    for file in [*(project / "densevit").rglob("*.py"), *(project / "plugins").rglob("*.py")]:
-        name = file.relative_to(project).as_posix()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("values_of_file"):
-                callers.add(name)
-                trusted = any(keyword.arg == "trust" for keyword in node.keywords)
-                assert trusted == (name in without_trust), f"{name}, line {node.lineno}"
-    assert {"densevit/weights/model_file.py", *without_trust} <= callers

@@ -108,13 +108,3 @@ def test_any_values_are_plotted(values: list[float]) -> None:
         assert not re.search("nan|inf", " ".join(coordinates))
         drawn += 1
     assert drawn >= 5
-
-
-def test_values_that_differ_by_rounding_are_one_bar_in_the_middle() -> None:
-    corners = []
-    for path in ElementTree.fromstring(plots.histogram([33.3 + 7e-15 * i for i in range(9)])).iter():
-        x, y = ([float(number) for number in re.findall(pattern, path.get("d", ""))] for pattern in SIDES)
-        if "fill: var(--c0)" in path.get("style", "") and max(y) > min(y):
-            corners.append(x)
-    [x] = corners
-    assert abs(np.mean(x) - (LEFT + WIDTH - RIGHT) / 2) < 0.05 * WIDTH

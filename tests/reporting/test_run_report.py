@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.evaluation import metrics_file, tables_file
+from densevit.evaluation import metrics_file
 from densevit.reporting.run_report import write_report
 from tests.reporting.browser import Page
 
@@ -52,26 +52,6 @@ def test_page_shows_all_parts_of_a_run(run: Path):
     assert images[1] == (run / "predictions" / "b.jpg").read_bytes() and max(map(len, images)) < 100_000
 
 
-def test_page_of_a_backbone_trained_alone_has_its_method_and_no_visualizations(run: Path):
-    sections = "backbone: {name: timm, model: lite0}\ndata: {name: coco, root: /sets/street}\nmethod: {name: simmim}\n"
-    (run / "config.yaml").write_text(f"{sections}heads: {{}}\n")
-    page = written(run)
-    assert page.texts[2] == "simmim on lite0, data: street"
-    assert "Visualizations" not in page.texts and not page.links
-    (run / "config.yaml").write_text(f"{sections}heads: {{a: {{name: detr}}}}\n")
-    assert written(run).texts[2] == "detr on lite0, data: street, method: simmim"
-
-
-def test_metrics_of_several_heads(run: Path):
-    metrics = {"boxes/AP": 0.5, "boxes/AP/cat": 0.25, "depth/AbsRel": 0.125, "depth/RMSE": 2.0}
-    metrics_file.write(metrics, run / "metrics.json")
-    texts = written(run).texts
-    start = texts.index("Metrics") + 1
-    expected = ["0.5000", "boxes AP", "0.1250", "depth AbsRel", "boxes", "AP", "0.5000"]
-    expected += ["depth", "AbsRel", "0.1250", "RMSE", "2.0000", "boxes", "class", "AP", "cat"]
-    assert texts[start : start + len(expected)] == expected
-
-
 @pytest.mark.parametrize("part", ["config.yaml", "metrics.json", "metrics.csv", "predictions", ""])
 def test_missing_parts_are_listed_and_do_not_affect_others(run: Path, part: str):
     if part:
@@ -104,12 +84,3 @@ def test_a_run_is_shown_in_a_notebook(run: Path):
         assert part in html
     assert "train/lr" not in html and "<script" not in html and html.count("<svg") == 2
     assert "There is no metrics.json" in Run(run / "predictions")._repr_html_()
-
-
-def test_confusion_matrices_are_shown_by_head(run: Path):
-    tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], run / "confusion-animals.csv")
-    (run / "confusion-rooms.csv").write_text("truth,hall\nhall,")
-    page = written(run)
-    start = page.texts.index("Confusion: animals")
-    assert "75" in page.texts[start:] and "cat predicted as <dog>: 25.0 % of cat" in page.texts[start:]
-    assert any("confusion-rooms.csv: expected a row of class names" in text for text in page.texts)

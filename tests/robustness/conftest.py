@@ -4,9 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.cli import main
 
@@ -84,18 +82,6 @@ def tiny(tmp_path: Path) -> str:
 
 
 SIZES = ((40, 56), (33, 41))  # of the images of `folder`
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two splits of two images, images/SPLIT/N.png, and empty folders labels/SPLIT."""
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
-        for i, size in enumerate(SIZES):
-            pixels = np.random.default_rng(i).integers(0, 255, (*size, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / f"images/{split}/{i}.png")
-    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -54,11 +54,6 @@ FORWARDS = {
     "nothing": ("return None", "returned a NoneType"),
 }
 
-ENTRY_POINTS = {
-    "a group in the singular": ("[densevit.backbone]\nmine = net:Net\n", "Did you mean 'densevit.backbones'?"),
-    "no class": (GROUP + "mine = net\n", "own 1.0 has a malformed entry point, 'mine = net'"),
-}
-
 
 @pytest.fixture
 def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
@@ -84,31 +79,8 @@ def test_constructor_error_is_reported(broken: Callable, tiny: str, refused: Ref
     assert len(refused("train", tiny, "backbone={name: mine}", says=("'mine'", *says)).splitlines()) == 1
 
 
-def test_head_constructor_error_is_reported(install: Callable, tiny: str, refused: Refused) -> None:
-    source = (
-        "import densevit\nclass Own(densevit.Head):\n    task = 'detection'\n"
-        "    required_targets = ('boxes', 'labels')\n"
-        "    def __init__(self, channels, strides, classes):\n        self.nope\n"
-    )
-    install("own", "[densevit.heads]\nmine = net:Own\n", {"net.py": source})
-    refused("train", tiny, "heads={boxes: {name: mine}}", says=("heads.boxes: 'mine'", "AttributeError", "line 6)"))
-
-
 @pytest.mark.parametrize("name", FORWARDS)
 def test_invalid_forward_output_is_reported(broken: Callable, tiny: str, refused: Refused, name: str) -> None:
     forward, says = FORWARDS[name]
     broken(backbone(forward=forward))
     refused("train", tiny, "backbone={name: mine}", "--run-dir", "out", says=("backbone Net: its forward", says))
-
-
-@pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_missing_entry_points_are_reported(
-    install: Callable, tiny: str, refused: Refused, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text, says = ENTRY_POINTS[name]
-    install("own", text, {"net.py": backbone()})
-    refused("config", tiny, "backbone.name=mine", says=("There is no backbone 'mine'", "own 1.0", says))
-    assert main(["plugins"]) == 0
-    listed = capsys.readouterr().out
-    assert says in listed
-    assert "backbones swin" in " ".join(listed.split())

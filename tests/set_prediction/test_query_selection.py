@@ -6,7 +6,7 @@ from torch import Tensor
 
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.prediction_layers import box_head, label_head
-from densevit.set_prediction.query_selection import TwoStage, UncertaintyMinimalSelection, initial_boxes
+from densevit.set_prediction.query_selection import TwoStage, initial_boxes
 
 
 def two_levels(first: list[bool], second: bool, value: float = 1.0) -> Levels:
@@ -45,28 +45,3 @@ def test_two_stages_rank_by_the_first_logit_or_the_best_class(all_classes: bool,
 def tokens_of(width: int) -> tuple[Tensor, Levels]:
     levels = Levels.of([torch.zeros(1, width, 1, 2)], [torch.zeros(1, 1, 2, dtype=torch.bool)])
     return levels.tokens, levels
-
-
-def test_proposals_start_from_the_initial_boxes_and_invalid_ones_have_no_size():
-    levels = two_levels([False, False, True], False)
-    proposals = TwoStage(2, 2, label_head(2, 3), box_head(2)).propose(levels.tokens, levels)
-    initial, _ = initial_boxes(levels)
-    torch.testing.assert_close(proposals.boxes[0, :2], initial[0, :2])  # the offsets are 0 at first
-    assert proposals.boxes[0, 2].tolist() == [1.0] * 4
-    assert proposals.logits.shape == (1, 4, 3)
-
-
-def test_selected_contents_are_the_normed_features_without_gradient():
-    """Cell 2 is padding and comes last; its features count as 0, and its box has no size."""
-    levels = two_levels([False, False, True], False)
-    labels, boxes = label_head(2, 1), box_head(2)
-    selection = UncertaintyMinimalSelection(4, 2, labels, boxes)
-    selection.project.weight.data, selection.project.bias.data = torch.eye(2), torch.zeros(2)
-    selection.norm = torch.nn.Identity()
-    labels.weight.data = torch.tensor([[1.0, 1.0]])
-    selected = selection(levels.tokens, levels)
-    features = torch.tensor([[[9.0, 9.0], [1.0, 4.0], [0.0, 3.0], [0.0, 0.0]]])  # cells 3, 1, 0, 2
-    assert torch.equal(selected.contents, features) and not selected.contents.requires_grad
-    torch.testing.assert_close(selected.logits[..., 0], torch.tensor([[18.0, 5.0, 3.0, 0.0]]) + labels.bias)
-    assert selected.logits.requires_grad and selected.boxes[0, 3].tolist() == [1.0] * 4
-    torch.testing.assert_close(selected.boxes[0, 0], torch.tensor([0.5, 0.5, 0.1, 0.1]))

@@ -4,14 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import densevit
 from densevit.cli import main
-from densevit.data import split_overlap
 from densevit.data.data_splits import DataSplits
-from densevit.data.split_overlap import check_overlap
 from tests.data.undivided_sets import label_maps
 
 MESSAGE = r"12 of the 12 images of the split 'val' are also in 'train': .*Fix: .*data\.allow_overlap=true"
@@ -73,21 +70,3 @@ def splits(train: list[Path], val: list[Path]) -> DataSplits:
     data.use_split("train", Files(train))
     data.use_split("val", Files(val))
     return data
-
-
-@pytest.mark.usefixtures("own_cache")
-def test_only_files_of_equal_size_are_read_and_a_large_result_is_cached(tmp_path, monkeypatch):
-    monkeypatch.setattr(split_overlap, "LARGE", 6)
-    rng, read, read_bytes = np.random.default_rng(0), list[str](), Path.read_bytes
-    sizes = {"a": 5000, "b": 6000, "c": 7000, "d": 8000, "e": 9000, "f": 6000}
-    paths = {name: tmp_path / name for name in sizes}
-    for name, size in sizes.items():
-        paths[name].write_bytes(rng.bytes(size))
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
-    data = splits([paths["a"], paths["b"], paths["c"]], [paths["d"], paths["e"], paths["f"]])
-    for _ in range(2):
-        check_overlap(data)
-        assert sorted(read) == ["b", "f"]
-    shutil.copy(paths["b"], paths["f"])
-    with pytest.raises(densevit.DataError, match=r"1 of the 3 images .* are also in 'train': .*/f is .*/b, or has the"):
-        check_overlap(data)

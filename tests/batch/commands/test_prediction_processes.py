@@ -87,18 +87,6 @@ def test_parts_in_any_order_and_killed_processes_write_the_files_of_one_process(
     assert len(read("one/images.json")) == len(read("one/a/panoptic.json")["annotations"]) == COUNT - 1
 
 
-@pytest.mark.parametrize("lost", [(), (0,), (0, 2), (0, 1, 2)])
-def test_a_resumed_prediction_shows_the_numbers_of_the_files(lost, list_of_ten, model, run) -> None:
-    """And not of the blocks that the process itself has predicted."""
-    run(*PREDICT, "found", code=1)
-    for block in [sorted(Path("found/parts/1-of-1").glob("*.gz"))[number] for number in lost]:
-        block.unlink()
-    shown = run(*PREDICT, "found", "--resume", code=1)
-    [numbers] = re.findall(r"predictions.csv: the (\d+) objects.*predictions.json: all (\d+)", shown)
-    rows = Path("found/predictions.csv").read_text().splitlines()[1:]
-    assert [*map(int, numbers)] == [len(rows), len(read("found/predictions.json"))]
-
-
 def interrupt(height: int, width: int) -> Any:
     raise KeyboardInterrupt
 

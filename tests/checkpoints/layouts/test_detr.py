@@ -170,32 +170,3 @@ def started(file, classes):
 
 
 # ---- more queries ----
-
-
-@pytest.mark.parametrize("original", ["detr", "deformable-detr"])
-def test_another_number_of_queries_than_the_file_s_keeps_its_rows(original, tmp_path):
-    """The typed number is used, with classes of the user's; without one, the file's."""
-    state = state_of(original)
-    torch.save({"model": state}, tmp_path / "detector.pth")
-    layout = recognise(state)
-    key = "query_embed.weight"
-    section = describe(state, layout)
-    classes = {"detection": [one for one in coco_classes() if one.name in ("dog", "cat")]}
-    values = {**section, "data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
-    count = section["heads"]["detection"].pop("num_queries")
-    assert len(state[key]) == count
-    for number in (count, 2 * count + 1, count - 1):
-        typed = [
-            f"weights={tmp_path / 'detector.pth'}",
-            *([f"heads.detection.num_queries={number}"] * (number != count)),
-        ]
-        model, config, [fit] = built(configs.from_mapping(values, "config", typed), classes)
-        [table] = [
-            x
-            for name, x in model.state_dict().items()
-            if name.endswith(("query_embedding.weight", "queries.embedding.weight"))
-        ]
-        assert len(table) == config.heads["detection"].options["num_queries"] == number
-        kept = min(number, count)
-        assert torch.equal(table[:kept], state[key][:kept])
-        assert any(f"{number} queries for {count}: " in text for text in fit.warnings) == (number != count)

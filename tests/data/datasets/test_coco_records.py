@@ -1,6 +1,5 @@
 """densevit/data/datasets/coco_records.py: masks that lie outside of their boxes, with the likely cause."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,14 +89,3 @@ def test_most_masks_outside_of_their_boxes_are_an_error(form: Callable, change: 
 def test_relative_polygons_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="4 of 4 masks lie outside of their bbox; they lie within 0 ... 1. Fix: multip"):
         coco(tmp_path, [as_polygons(*relative(*box)) for box in BOXES])
-
-
-def test_crowds_do_not_count(tmp_path: Path):
-    with pytest.raises(DataError, match="3 of 4 masks"):
-        coco(tmp_path, [*(as_polygons(*elsewhere(*box)) for box in BOXES[:3]), as_polygons(*BOXES[3])])
-    document = json.loads((tmp_path / "train.json").read_text())
-    for annotation in document["annotations"][:3]:
-        annotation["iscrowd"] = 1
-    (tmp_path / "train.json").write_text(json.dumps(document))
-    with pytest.warns(UserWarning, match="iscrowd"):
-        opened(Coco, "train", root=str(tmp_path), masks=True)

@@ -10,7 +10,7 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.datasets.depth_maps import DepthMaps, file_types
-from densevit.data.datasets.depth_values import Calibration
+from densevit.data.datasets.depth_values import Calibration, Unknown
 from densevit.errors import DataError
 from tests.data.datasets.conftest import METRES, MILLIMETRES, metres, opened
 
@@ -63,6 +63,8 @@ def test_validity_masks(tmp_path, depth_pair, depth):
         ({"stereo": Calibration(1, 1)}, r"data\.stereo is for disparity, but data\.depth_type is depth"),
         ({"images": {"val": "x"}}, r"data\.images has no split 'train', only val\. .*`train: PATH`"),
         ({"preset": "nyuv2"}, r"data\.preset: .*'nyuv2'.* diode, kitti, nyu"),
+        ({"unknown": Unknown(above=0.01)}, r"(?s)'train'.*no pixel has a known depth|no pixel has a known depth"),
+        ({"labels": "nowhere/{split}"}, r"no folder .*nowhere/train.*Name the labels with data\.labels"),
     ],
 )
 def test_invalid_options_raise(given, message, tmp_path, depth_pair):

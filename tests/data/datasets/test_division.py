@@ -86,15 +86,3 @@ def test_a_long_chain_of_similar_images_is_for_training(tmp_path):
     paths = sorted(map(str, tmp_path.glob("*.png")))
     chosen = np.array(paths)[validation_part(paths, 0.5, tmp_path)].tolist()
     assert 1 <= len(chosen) <= 20 and all("other" in path for path in chosen)
-
-
-def test_a_chain_of_almost_all_images_is_divided_with_a_warning(tmp_path):
-    paths = [str(save(tmp_path / f"{k}.png", 0, side=64 + k)) for k in range(30)]
-    with pytest.warns(UserWarning, match="30 of 30 images are one chain of nearly identical images"):
-        chosen = validation_part(paths, 0.2, tmp_path)
-    assert 1 <= chosen.sum() <= 15
-    content = Path(paths[0]).read_bytes()
-    for path in paths:
-        Path(path).write_bytes(content)
-    with pytest.raises(DataError, match="its 30 images cannot be divided: almost all are identical"):
-        validation_part(paths, 0.2, tmp_path)

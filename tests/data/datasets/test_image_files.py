@@ -1,16 +1,11 @@
 """densevit/data/datasets/image_files.py: what readers of folders leave out is counted by reason in one line."""
 
-import json
 import shutil
 import warnings
 from pathlib import Path
 
-import pytest
-from PIL import Image
-
 from densevit.data.dataset_builder import create_dataset
 from densevit.interfaces import Dataset
-from tests.data.coco_folder import noise
 
 CLASSES, FOLDER = {"classes": ["x", "y"]}, "images/train"
 
@@ -44,15 +39,3 @@ def test_images_of_formats_that_are_not_read_are_counted(jpeg_pairs):
     assert len(dataset) == 3
     assert "5 images found: 3 used, 2 left out (2 of a format that is not read: " in text
     assert f"{FOLDER}/half.jpg.tmp, {FOLDER}/new.HEIC). Convert them to JPEG or PNG." in text
-
-
-def test_images_that_no_json_names_are_counted_if_their_format_is_not_read(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        Image.fromarray(noise(0, 6, 8)).save(tmp_path / split / "a.jpg")
-        document = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "x"}]}
-        (tmp_path / f"{split}.json").write_text(json.dumps(document | {"annotations": []}))
-    for other in ("a.heic", "new.HEIC"):
-        (tmp_path / "train" / other).touch()
-    with pytest.warns(UserWarning, match=r"2 images found: 1 used, 1 left out \(1 of a format that is not read: new"):
-        assert len(create_dataset("coco", root=str(tmp_path))) == 1

@@ -49,6 +49,8 @@ INVALID_LABELS: dict[str, tuple[np.ndarray, list[Any], str]] = {
         r"a\.png .*\(5, 6, 7\) in 12 pixels \(100\.0%\).*Known: 1 col",
     ),
     "colours of classes without": (np.full((3, 4, 3), (5, 6, 7)), NAMES, r"a\.png .*colours, but data\.classes has no"),
+    "another size than the image": (LABEL[:2], NAMES, r"a\.jpg.*4 x 3.*a\.png.*4 x 2"),
+    "every pixel ignored": (np.full_like(LABEL, 255), NAMES, r"a\.png.*'train'.*every pixel is ignored"),
     "the colour of several classes": (
         np.ones((3, 4, 3)),
         [{"name": name, "color": [1, 1, 1]} for name in NAMES],
@@ -84,6 +86,10 @@ def test_equal_names_raise(tmp_path, pairs, write_image):
         ({"root": None}, r"data\.root is missing"),
         ({"preset": "ade"}, r"data\.preset: there is no 'ade'\. Presets: ade20k, camvid"),
         ({"labels": "*.gif"}, r"data\.labels: .* holds no files"),
+        ({"root": "nowhere"}, r"data\.root.*nowhere"),
+        ({"classes": [{"id": 0}, "tree"]}, r"data\.classes\[0\].*name"),
+        ({"classes": [{"name": "road", "idd": 1}, "tree"]}, r"data\.classes\[0\]\.idd.*id or ids"),
+        ({"classes": [{"name": "road", "id": 70000}, "tree"]}, r"70000.*0 to 65535"),
     ],
 )
 def test_invalid_options_raise(given, message, tmp_path, pairs):

@@ -5,8 +5,6 @@ import pickle
 import pytest
 import torch
 
-from densevit.config import from_mapping
-from densevit.data.data_builder import build_data
 from densevit.data.datasets.unlabelled_images import UnlabelledImages
 from densevit.errors import DataError
 
@@ -27,26 +25,6 @@ def test_splits_are_the_folders_train_and_val(tmp_path, write):
     assert sample["image"][:, 0, 0].tolist() == [1, 2, 3] and set(sample["targets"]) == {"image_id"}
     assert train.sizes().tolist() == [[3, 4], [3, 4]]
     assert train._paths.dtype.kind == "S" and ids(pickle.loads(pickle.dumps(train))) == ids(train)
-
-
-def test_batches_have_images_and_no_labels(tmp_path, write):
-    for i in range(4):
-        write(f"train/{i}.png", size=(40, 30))
-    write("val/0.png", size=(20, 40))
-    config = from_mapping(
-        {
-            "backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1},
-            "data": {"name": "images", "root": str(tmp_path), "image_size": 32, "batch_size": 4, "num_workers": 0},
-        }
-    )  # fmt: skip
-    data = build_data(config)
-    data.check_splits(labels=False)
-    batch = next(iter(data.train_loader()))
-    assert batch["images"].shape == (4, 3, 32, 32)
-    assert {frozenset(target) for target in batch["targets"]} == {frozenset({"image_id", "size", "original_size"})}
-    assert len(next(iter(data.val_loader()))["images"]) == 1
-    with pytest.raises(DataError, match="the data set 'images' has no labels.*`heads: {}`"):
-        data.check_splits()
 
 
 @pytest.mark.parametrize(

@@ -147,17 +147,6 @@ def extra(key: str, value: Any, provides: tuple[str, ...] = ()) -> Unlike:
     return dataset
 
 
-def test_unknown_target_is_named():
-    message = r"Sample 3 of .*Unlike \(image 'image 3'\) has the target 'flow', a list.*area, boxes"
-    for train in (True, False):
-        with pytest.raises(DataError, match=message):
-            prepared(extra("flow", [[1.0, 2.0]]), train)[SampleKey(3, 0)]
-    with pytest.raises(DataError, match="Sample 0 of .*'flow'"):  # before training, if the data set declares it
-        prepared(extra("flow", [[1.0, 2.0]], provides=("boxes", "flow")), train=True)
-    with pytest.raises(DataError, match=r"test_dataloader\.Noise has no images"):
-        prepared(Noise(0), train=True)
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     whole = train_loader(0)

@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.data.transforms.sample_augmentation import centred
 from densevit.errors import ConfigError
 from densevit.interfaces import Window
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.convolutions import RepVggBlock
 from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
 from densevit_heads.rtdetr import RtDetr
-from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch, iou_crop
+from densevit_heads.rtdetr.augmentation import PlainStretch, Stretch
 from tests.heads.padded_batch import CLASSES, padded_batch, perturbed
 
 
@@ -60,31 +59,3 @@ def statistics(windows: list[Window]) -> np.ndarray:
     shares = np.array(windows, np.float64) / (HEIGHT, WIDTH, HEIGHT, WIDTH)
     whole = np.mean([window == (0, 0, HEIGHT, WIDTH) for window in windows])
     return np.array([whole, *shares.mean(0), *shares.std(0)])
-
-
-@pytest.mark.integration
-def test_crops_and_borders_are_distributed_as_torchvisions():
-    """Images without boxes are not cropped, so their frames show the border alone."""
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    rng, image = np.random.default_rng(0), torch.zeros(3, HEIGHT, WIDTH)
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(BOXES), format="XYXY", canvas_size=(HEIGHT, WIDTH))
-    crop, border, stretch = v2.RandomIoUCrop(), v2.RandomZoomOut(p=1.0), Stretch((32, 64))
-    crops: list[Window] = []
-    borders: list[Window] = []
-    for _ in range(2000):
-        drawn = crop.make_params([image, boxes])
-        top, left = drawn.get("top", 0), drawn.get("left", 0)
-        crops.append((top, left, top + drawn.get("height", HEIGHT), left + drawn.get("width", WIDTH)))
-        if drawn:  # the rule by which objects are kept
-            assert drawn["is_within_crop_area"].tolist() == centred(BOXES, crops[-1]).tolist()
-        left, top, right, bottom = border.make_params([image])["padding"]
-        borders.append((-top, -left, HEIGHT + bottom, WIDTH + right))
-    ours = [iou_crop(BOXES, (HEIGHT, WIDTH), rng) for _ in range(2000)]
-    np.testing.assert_allclose(statistics(ours), statistics(crops), atol=0.03, rtol=0)
-    framed = [stretch.training_crop_with_boxes(HEIGHT, WIDTH, rng).window for _ in range(4000)]
-    enlarged = [window for window in framed if window != (0, 0, HEIGHT, WIDTH)]
-    assert abs(len(enlarged) / len(framed) - 0.5) < 0.03
-    np.testing.assert_allclose(statistics(enlarged), statistics(borders), atol=0.06, rtol=0)
-    assert iou_crop(np.zeros((0, 4), np.float32), (HEIGHT, WIDTH), rng) == (0, 0, HEIGHT, WIDTH)

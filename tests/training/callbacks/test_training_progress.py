@@ -2,7 +2,6 @@
 
 import io
 import re
-import time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -49,32 +48,3 @@ def test_the_remaining_time_does_not_jump(monkeypatch: pytest.MonkeyPatch):
     for step, minutes, without in left:
         seconds = (1000 - step) * 2 + (0 if without else 100 * (1000 - step) / 100)
         assert without == (step < 100) and abs(minutes - seconds / 60) <= 1, (step, minutes)
-
-
-@pytest.mark.parametrize(
-    ("first", "available", "warns"),
-    [(7, 40, True), (0, 60, False), (0, None, False)],
-    ids=["full, after a resume", "free", "unknown"],
-)
-def test_a_line_warns_before_the_first_step_fills_the_memory(monkeypatch, tmp_path, first, available, warns) -> None:
-    from pytorch_lightning.trainer.states import TrainerStatus
-
-    from densevit.training.callbacks import training_progress
-
-    memory = tmp_path / "meminfo"  # as Linux writes it
-    monkeypatch.setattr(training_progress, "_MEMORY", memory)
-    console = Console(file=io.StringIO(), width=500)
-    lines = training_progress.ProgressLines(console)
-    trainer: Any = SimpleNamespace(global_step=first, state=SimpleNamespace(status=TrainerStatus.RUNNING))
-    lines.on_train_start(trainer, None)  # type: ignore[arg-type]
-    lines.on_train_batch_start(trainer)
-    time.sleep(0.2)
-    if available:
-        memory.write_text(f"MemTotal:  1000 kB\nMemFree:  10 kB\nMemAvailable:   {available} kB\n")
-    time.sleep(0.3)
-    trainer.global_step += 1  # ends the watch
-    lines.on_train_batch_start(trainer)  # only the first step is watched
-    time.sleep(0.3)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.count("Less than 5% of the memory is available in the first step") == warns
-    assert ("data.batch_size" in text) == warns

@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 
 import densevit
-from densevit import config as configs
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError
 from densevit.model.batch_checks import check_batch
@@ -72,27 +70,3 @@ def test_masks_stay_run_lengths_on_the_way_to_the_device() -> None:
     batch = changed(masks=masks, labels=torch.arange(1))
     moved = module_of().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved["targets"][1]["masks"] is masks and moved["targets"][1]["labels"].device.type == "meta"
-
-
-def test_validation_images_of_another_type_are_reported_at_the_start(tmp_path):
-    for split, dtype in (("train", "uint16"), ("val", "uint8")):
-        for number in range(2):
-            values = np.random.default_rng(number).integers(1, 100, (32, 32, 4)).astype(dtype)
-            for name, pixels in (("images", values), ("labels", (values[..., 0] > 50).astype(np.uint8))):
-                file = tmp_path / name / split / f"{number}.tif"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig=None if name == "labels" else 1)
-    from densevit.training.run.inputs import TrainingInputs
-    from densevit.training.run.plan import Plan  # late: it imports Lightning
-
-    data = {"name": "label_maps", "root": str(tmp_path), "classes": ["a", "b"], "channels": [*"rgbn"]}
-    config = configs.from_mapping(
-        {
-            "backbone": {"name": "swin", "variant": "nano", "window_size": 4},
-            "heads": {"segmentation": {"name": "setr", "decoder": "naive", "width": 16}},
-            "data": data | {"image_size": 32},
-            "trainer": {"max_steps": 1},
-        }
-    )
-    with pytest.raises(DataError, match="channels r, g, b, n, uint8.*trained on r, g, b, n, uint16"):
-        Plan.of(TrainingInputs.of(config))

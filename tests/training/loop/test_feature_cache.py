@@ -118,36 +118,9 @@ def test_rows_that_an_interruption_cut_off_are_computed_again(ending, share, lef
         same(found, model.backbone(images))
 
 
-def test_two_processes_write_at_once(folder):
-    """Alternately, some images both; each has files of its own, and a later run reads both."""
-    images, models = torch.randn(6, 3, 32, 32), [model_of(), model_of()]
-    caches = [FeatureCache(model, "fp32", 6) for model in models]
-    for rank, rows in ((0, [0, 1]), (1, [1, 2]), (0, [2, 3]), (1, [4, 5])):
-        caches[rank](images[rows])
-    assert len([*folder.glob("*/*.features")]) == 2
-    found, count = computed(model_of(), images)
-    assert count == 1
-    same(found, models[0].backbone(images))
-
-
 def disk_of(monkeypatch, free):
     usage = namedtuple("usage", "total used free")(1 << 50, 0, free)
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)
-
-
-def test_only_new_features_need_space_and_caches_of_earlier_days_make_room(folder, monkeypatch):
-    """32 x 32 pixels have 4 * 16 + 6 * 4 numbers: 352 bytes an image, and 16 of its identity."""
-    images = torch.randn(20, 3, 32, 32)
-    computed(model_of(), images[:10], count=20)
-    disk_of(monkeypatch, (1 << 30) + 10 * 352)
-    assert computed(model_of(), images, count=20)[1] == 11  # ten rows are there
-    disk_of(monkeypatch, 1 << 40)
-    monkeypatch.setattr(feature_cache, "_LIMIT", 20 * 368 + 10 * 352)
-    with pytest.raises(DensevitError, match="the features of 11 images need"):
-        computed(model_of(seed=1), images, count=11)
-    for cache in folder.iterdir():
-        os.utime(cache, (0, 0))
-    assert computed(model_of(seed=2), images, count=11)[1] == 21 and len([*folder.iterdir()]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Training methods with modules of their own, several views, and a backbone without heads."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from densevit.data.data_builder import build_data
 from densevit.inference.model_loading import load
 from densevit.training.loop.unused_parameters import freeze_unused
 from tests.built_models import build_model
-from tests.training.own_methods import Denoising, Silent, Teacher, config
-from tests.training.runs import assert_same, checkpoint, weights
+from tests.training.own_methods import Denoising, Teacher, config
+from tests.training.runs import assert_same, checkpoint
 
 # ---- views ----
 
@@ -52,15 +51,6 @@ def test_parameters_unused_by_a_method_are_frozen_for_several_processes() -> Non
 
 
 # ---- runs ----
-
-
-@pytest.mark.integration
-def test_without_validation_loss_the_latest_weights_are_saved(tmp_path: Path, recwarn: Any) -> None:
-    run = densevit.fit(config(Silent), run_dir=tmp_path / "run")
-    assert not [str(warning.message) for warning in recwarn if "not defined" in str(warning.message)]
-    assert run.metrics == {} and "or its method has no validation loss" in (run.path / "report.html").read_text()
-    saved, latest = load_file(run.path / "model.safetensors"), weights(run.path)
-    assert saved and all(torch.equal(x, latest[f"model.{name}"]) for name, x in saved.items())
 
 
 SURFACES = {"heads": {"surfaces": {"name": "setr", "decoder": "naive", "width": 8, "auxiliary": [], "norm": "group"}}}

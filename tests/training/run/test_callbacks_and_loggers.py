@@ -10,7 +10,7 @@ import densevit
 from densevit import config as configs
 from densevit.config import TrainerSection
 from densevit.errors import ConfigError, PluginError
-from tests.training.runs import checkpoint, interrupted_after, rows
+from tests.training.runs import rows
 
 OWN = "tests.training.own_callbacks"
 STOPPING = "{name: pytorch_lightning.callbacks:EarlyStopping, monitor: detection/AP, mode: max, patience: 2"
@@ -46,19 +46,6 @@ def test_callbacks_are_built_and_checked_before_training() -> None:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
-def test_early_stopping_ends_a_run_and_goes_on_where_an_interrupted_one_left_it(tiny: Path, tmp_path: Path) -> None:
-    """AP stays 0 in so few steps: of validations after 2, 4 and 6 steps, the third is the second that is not better."""
-    named = [f"trainer.callbacks=[{STOPPING}, min_delta: 0.5}}, {{name: {OWN}:Seen}}]", "optim.lr=1e-9"]
-    with interrupted_after(5):
-        densevit.fit(tiny, named, run_dir=tmp_path / "run")
-    content = checkpoint(densevit.fit(resume=tmp_path / "run").path)
-    [state] = [value for key, value in content["callbacks"].items() if key.startswith("EarlyStopping")]
-    assert (content["global_step"], state["wait_count"], state["stopped_epoch"]) == (6, 2, 1)
-    assert content["callbacks"]["Seen"]["count"] >= 3  # its state is restored
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings")
 def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(tiny: Path, tmp_path: Path) -> None:
     from tests.training.own_callbacks import Hyperparameters, Seen
 
@@ -77,12 +64,3 @@ def test_callbacks_and_loggers_get_the_config_every_metric_and_the_runs_folder(t
     for folder in (run.path / "lightning_logs", tmp_path / "given"):
         text = (folder / "version_0" / "metrics.csv").read_text()
         assert "train/loss" in text and row["detection/AP50"] in text
-
-
-def test_the_default_is_tensorboard_where_it_is_installed(tmp_path: Path) -> None:
-    from densevit.training.run.callbacks_and_loggers import build_loggers
-
-    pytest.importorskip("tensorboard")
-    for given, expected in ((None, ["TensorBoard"]), ([], []), (["csv"], [])):
-        loggers = build_loggers(section(loggers=given), tmp_path)
-        assert [type(logger).__name__ for logger in loggers] == ["MetricsCsv", *expected]

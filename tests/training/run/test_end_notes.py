@@ -1,6 +1,5 @@
 """densevit/training/run/end_notes.py: the commands and the largest error that a training prints at its end."""
 
-import json
 import math
 import shlex
 from pathlib import Path
@@ -9,10 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from densevit import config as configs
-from densevit.cli import main
 from tests.training.runs import SEGMENTATION
 
 
@@ -38,15 +35,6 @@ def test_the_command_for_more_data_lowers_the_rate_of_the_first_run(data, values
         continued = configs.load(run, overrides)
         assert continued.weights == str(tmp_path) == run and continued.data.options["root"] == "FOLDER"
         assert continued.optim.model_dump(include={"lr", "lr_per_256"}, exclude_none=True) == expected
-
-
-def test_a_run_without_steps_left_names_the_command_that_trains_longer() -> None:
-    from densevit.training.run.end_notes import all_trained
-
-    plan: Any = SimpleNamespace(budget=SimpleNamespace(steps=2000), changed=["optim.lr"])
-    line = all_trained(plan, Path("runs/a"))
-    assert line.startswith("runs/a has trained all of its 2,000 steps, without optim.lr. ")
-    assert "densevit train --resume runs/a trainer.max_images=N" in line
 
 
 @pytest.mark.parametrize(
@@ -76,24 +64,3 @@ def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nm
         text = Path(__file__).parents[3].joinpath(page).read_text(encoding="utf-8")
         section = text.partition(f"## {anchor.capitalize().replace('-', ' ')}\n")[2].partition("\n## ")[0]
         assert f"| {says.partition(',')[0]} |" in section
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings", "cwd")
-def test_printed_commands_run(capsys: Any) -> None:
-    Image.new("RGB", (48, 32)).save("street.png")
-    config = yaml.safe_load(SEGMENTATION) | {"data": {"name": "scenes", "image_size": 32, "batch_size": 2}}
-    Path("seg.yaml").write_text(yaml.safe_dump(config))
-    short = ["trainer.max_epochs=null", "trainer.max_steps=1", "data.train_length=4", "data.val_length=2"]
-    assert main(["train", "seg.yaml", *short]) == 0
-    lines = capsys.readouterr().out.replace("IMAGE", "street.png").partition("Next:\n")[2].splitlines()
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("  densevit ")]
-    assert [command[:2] for command in commands] == [
-        ["evaluate", "runs/seg"], ["predict", "runs/seg"], ["export", "runs/seg"], ["train", "--resume"],
-    ]  # fmt: skip
-    evaluate, predict, _, resume = commands  # tests/export exports
-    assert [main([*command, "--quiet"]) for command in (evaluate, predict)] == [0, 0]
-    assert capsys.readouterr().out == ""
-    assert main([*resume, "--json"]) == 0
-    output = capsys.readouterr()
-    assert json.loads(output.out)["run"] == "runs/seg" and "densevit evaluate runs/seg" in output.err

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rich
 import yaml
 
 import densevit
@@ -58,12 +57,3 @@ def test_a_training_within_a_training_changes_neither(tmp_path: Path, trained: C
     assert changed(before) == [] and (tmp_path / "inner" / "metrics.json").exists()
     alone = weights(trained(SEGMENTATION, ["seed=3"]))
     assert all(tensor.equal(alone[key]) for key, tensor in weights(outer.path).items())
-
-
-@pytest.mark.usefixtures("cwd")
-def test_callbacks_print_markup_as_without_a_training(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "[bold]in[/bold] a :star: 'callback'"
-    rich.print(text)
-    alone = capsys.readouterr().out
-    densevit.fit(CONFIG, SHORT, callbacks=[during(lambda: rich.print(text))])
-    assert alone in capsys.readouterr().out and "[bold]" not in alone

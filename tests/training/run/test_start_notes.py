@@ -1,7 +1,6 @@
 """Lines at the start of a training: a neck for a head that wants a pyramid, and the rate of a random backbone."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,16 +80,3 @@ def test_a_random_backbone_below_the_rate_of_the_heads_is_a_line(optim, backbone
     for line in lines:
         assert all(rate in line for rate in rates)
         assert not [*random_backbone(plan_of(values, line.split()[-1].rstrip(".")))]
-
-
-@pytest.mark.integration
-def test_both_lines_are_printed_at_the_start_of_a_training(tmp_path: Path) -> None:
-    from densevit.training.run.inputs import TrainingInputs
-    from densevit.training.run.plan import Plan
-    from densevit.training.run.start_notes import announcement
-
-    data = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "val_length": 2}
-    values = {"backbone": PLAIN, "heads": {"masks": MASKS}, "optim": {"backbone_lr": 1e-5}, "data": data}
-    plan = Plan.of(TrainingInputs.of(configs.from_mapping({"trainer": {"max_images": 8}, **values})))
-    lines = "\n".join(announcement(plan, tmp_path))
-    assert "heads.masks.neck.name=simple_pyramid" in lines and "optim.backbone_lr=null" in lines

@@ -1,7 +1,5 @@
 """The tables of a benchmark, from results made by hand."""
 
-from pathlib import Path
-
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.benchmark_tables import markdown
 
@@ -51,16 +49,3 @@ def test_backbones_with_other_tokens_are_in_tables_of_their_own():
         ["pixels"],
     ]
     assert tables[1].startswith("detr tokens: 16x16, not 4x4.")
-
-
-def test_a_benchmark_draws_itself_in_notebooks(tmp_path: Path):
-    from densevit_workbench.benchmarking.suite import Benchmark
-
-    cost = {"parameters": 2e6, "by_size": {"32x32": {"multiply_adds": 3e9}}}
-    own = case("<swin>", "detr", {"detr/AP": 0.11}, main=["detr/AP"])
-    own.cost = cost
-    found = Benchmark({"a|b": own}, tmp_path, FACTS)
-    assert "models=['a|b'], errors=0" in repr(found)
-    html = found._repr_html_()
-    assert "&lt;swin&gt;" in html and "<swin>" not in html and ">0.110<" in html and ">2.00<" in html
-    assert "| a\\|b | 32x32 | 2.00 | 3 | detr/AP 0.110 |" in found.markdown().splitlines()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -162,15 +161,3 @@ PAGES = [
     ("method mymethod", "own-method", ("mymethod/__init__.py",)),
     ("task mytask", "own-target", ("configs/mytask.yaml",)),
 ]
-
-
-def test_docs_show_the_generated_code(project, tmp_path):
-    for words, page, files in PAGES:
-        folder = tmp_path / words.split()[1]
-        if not folder.is_dir():
-            assert main(["new", *words.split(), "--out", str(tmp_path)]) == 0
-        text = (project / "docs" / f"{page}.md").read_text()
-        for file in files:
-            assert (folder / file).read_text() in text, f"{file}: the page shows another text"
-    [part] = re.findall(r"```text\n(.*?)```", (project / "docs" / "own-target.md").read_text(), re.DOTALL)
-    assert part in (tmp_path / "mytask" / "mytask" / "target.py").read_text()

@@ -52,15 +52,3 @@ def test_pngs_have_every_pixel(folder: Path) -> None:
         np.testing.assert_allclose(depth / 1000, targets["depth"].numpy(), atol=0.00051)
     names = [one["name"] for one in json.loads((folder / "classes.json").read_text())]
     assert names == [one.name for one in dataset.classes["segmentation"]]
-
-
-def test_one_split_as_jpeg_in_a_new_folder(tmp_path: Path) -> None:
-    out = tmp_path / "new"
-    for wrong in (["--size", "0"], ["--size", "1x2x3"], ["--count", "-1"], ["--size", "big"]):
-        assert main(["scenes", "--out", str(out), *wrong]) == 2 and not out.exists()
-    command = ["scenes", "--out", str(out), "--count", "2", "--split", "val", "--jpeg"]
-    assert main(command) == 0
-    assert sorted(path.name for path in (out / "val" / "images").iterdir()) == ["000001.jpg", "000002.jpg"]
-    assert [path.name for path in (out / "annotations").iterdir()] == ["val.json"]
-    assert main(command) == 2, "the folder is not empty"
-    assert main(["scenes", "--out", str(out / "annotations" / "val.json"), "--count", "1"]) == 2

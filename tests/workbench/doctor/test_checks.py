@@ -124,20 +124,3 @@ def test_the_commands_for_a_recognised_folder_are_valid(layout: str, tmp_path: P
         loaded = config.load(word[2], word[3:]) if "'" not in " ".join(word) else None
         assert loaded is None or str(loaded.data.options["root"]) == str(tmp_path)
     assert layout != "depth" or words[0][-1] == "heads.depth.max_depth=17"  # of 16.5 m
-
-
-def test_labelled_classes_of_sets_of_a_mix(tmp_path: Path):
-    """A set without dogs and cows; a set in which only cats are labelled."""
-    for name, classes in (("all", (1, 2, 3)), ("pets", (1, 2)), ("cats", (1,))):
-        for split, first in (("train", 0), ("val", 50)):
-            annotations = [box(n, 0, [4 + n, 4, 20, 20], c) for n, c in enumerate(classes)]
-            write_coco(tmp_path / name, split, annotations, images=2, first=first + 10 * len(name))
-    sets = {name: {"name": "coco", "root": str(tmp_path / name)} for name in ("all", "pets", "cats")}
-    sets["cats"]["labelled_classes"] = ["cat"]
-    (tmp_path / "mix.yaml").write_text(json.dumps({"name": "mix", "sets": sets}))
-    findings = {one.title: one for one in densevit.doctor(tmp_path / "mix.yaml").findings if one.split == "train"}
-    assert findings["classes are labelled in some images only"].examples == (
-        "cat: in 6 of 6 opened images", "dog: in 4 of 6 opened images", "cow: in 4 of 6 opened images",
-    )  # fmt: skip
-    warning = findings["classes that a set of the mix has no objects of"]
-    assert warning.severity == "warning" and warning.examples == ("cow: none in pets, 1 in all",)

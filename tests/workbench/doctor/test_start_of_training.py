@@ -18,7 +18,6 @@ from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, ObjectLabels
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
-from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.doctor.test_checks import write_depth
 from tests.workbench.doctor.test_examination import box, write_coco
 
@@ -114,14 +113,6 @@ def test_boxes_with_which_a_training_stops_are_an_error(boxes: list[float], text
     errors = densevit.doctor(source).errors
     assert {finding.split for finding in errors} == {"train", "val"}
     assert all(text in str(finding) for finding in errors)
-
-
-def test_names_of_label_studio_have_no_note_and_are_converted(tmp_path: Path):
-    source = label_studio(tmp_path / "in")
-    assert not [finding for finding in densevit.doctor(source).findings if "no json" in str(finding)]
-    with pytest.warns(UserWarning, match=LINES[label_studio]):
-        result = convert_dataset("coco", source, tmp_path / "out")
-    assert [image.path.name for image in result.splits["train"]] == [f"{number}.png" for number in range(8)]
 
 
 def test_depth_files_in_other_units_are_named_at_the_start(tmp_path: Path):

@@ -1,7 +1,6 @@
 """`densevit doctor` on label maps, depth, and targets of a third party."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,47 +45,3 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     assert right.findings[0].examples == ("2 to 2 m, median 2 m, 100.0% of pixels known (read 3 of 3)",)
     some = densevit.doctor(tmp_path, ["data.scale=0.001"], images=2)
     assert not some.errors and "(read 2 of 3)" in some.findings[0].examples[0]
-
-
-PLUGIN = """
-import numpy as np, torch
-import densevit
-from densevit.errors import DataError
-
-class Wheels(densevit.TargetType):
-    per = "object"
-    def check(self, value, size):
-        if value.ndim != 2 or value.shape[1] != 2:
-            raise DataError(f"has shape {tuple(value.shape)}; expected (N, 2).")
-    def measure(self, value, size):
-        return {"wheel (px)": value[:, 0]}
-
-class Cars(densevit.Dataset):
-    classes = {}
-    provides = {"wheels": Wheels()}
-    def __init__(self, split): self.split = split
-    def __len__(self): return 5
-    def __getitem__(self, index):
-        if self.split == "train" and index == 2:
-            raise RuntimeError("lost")
-        wheels = torch.full((2, 3 if self.split == "train" and index == 1 else 2), float(index))
-        rng = np.random.default_rng([index, len(self.split)])
-        image = torch.from_numpy(rng.integers(0, 255, (3, 32, 32), np.uint8))
-        if self.split == "train" and index == 4:
-            image = image / 255
-        return {"image": image, "targets": {"image_id": index, "wheels": wheels}}
-"""
-
-
-def test_third_party_targets_are_examined_by_their_type(tmp_path: Path, on_path: Any):
-    (tmp_path / "cars_plugin.py").write_text(PLUGIN)
-    on_path(tmp_path)
-    (tmp_path / "cars.yaml").write_text("{name: 'cars_plugin:Cars'}")
-    diagnosis = densevit.doctor(tmp_path / "cars.yaml")
-    found = {one.title: one.examples for one in diagnosis.errors}
-    wheels, image = found.pop("invalid samples")
-    assert wheels == "image 1: wheels has shape (2, 3); expected (N, 2)."
-    assert image.startswith("image 4: the image is float32 (3, 32, 32) on cpu; uint8 (3, H, W)")
-    assert found == {"unreadable images": ("image 2: RuntimeError: lost",)}
-    assert diagnosis.splits["train"].sizes.tolist() == [[32, 32]] * 3  # of the others
-    assert diagnosis.splits["train"].measures["wheels"]["wheel (px)"].tolist() == [0, 0, 3, 3]

@@ -2,7 +2,6 @@
 
 import importlib
 
-import pytest
 from torch import Tensor, nn
 
 import densevit
@@ -58,21 +57,6 @@ def test_an_inspector_with_the_name_of_a_class_is_used_for_its_parts(install):
     [layer] = densevit.inspect_model(of_backbone(Derived()), IMAGE).layers
     assert (layer.name, layer.window, layer.query_grid) == ("attention", 2, (4, 6))
     assert layer.query_cells[1].tolist() == [2, 3, 8, 9]
-
-
-def test_a_broken_inspector_is_an_error_only_where_it_is_used(install):
-    entries = "[densevit.inspectors]\nbroken = ti_broken:Gone\nstrangers.Net = ti_broken:Gone\nlist = builtins:list"
-    install("broken", entries, {"ti_broken.py": "raise RuntimeError('no colours')"})
-    model = of_backbone(Windows())
-    assert densevit.inspect_model(model, IMAGE).image is not None
-    for name, message in {
-        "broken": r"The inspector 'broken' \(ti_broken:Gone, from broken 1.0\) cannot be imported: .*no colours",
-        "brokn": "There is no inspector 'brokn'. Did you mean 'broken'?",
-        "list": "The inspector 'list' is not a subclass",
-        "densevit_workbench.inspection.inspector:Inspector": "shows nothing of this model",
-    }.items():
-        with pytest.raises(densevit.DensevitError, match=message):
-            densevit.inspect_model(model, IMAGE, inspectors=[name])
 
 
 def test_built_in_inspectors_have_the_names_of_classes():

@@ -79,17 +79,6 @@ def test_doctor_and_training_name_the_export(tool: str, tmp_path: Path):
         Coco("train", root=str(tmp_path))
 
 
-def test_other_files_beside_a_data_set_are_no_export(tmp_path: Path):
-    """Of YOLO, with the CSV of another export."""
-    files, _ = EXPORTS["Roboflow CSV"]
-    for split in ("train", "val"):
-        image(tmp_path / "images" / split / "a.png")
-        write(tmp_path / "labels" / split / "a.txt", "0 0.5 0.5 0.2 0.2\n")
-    for name, content in {**files, "classes.txt": "a\n"}.items():
-        write(tmp_path / name, content)
-    assert find_source(str(tmp_path)).section.name == "yolo" and len(Coco("train", root=str(tmp_path))) == 1
-
-
 def region(region_type: str, **value: Any) -> dict[str, Any]:
     return {"id": region_type, "type": region_type, "value": {**value, region_type: ["cat"]}}
 
@@ -117,22 +106,6 @@ def test_label_studios_regions_are_boxes_and_masks(tmp_path: Path):
     assert np.allclose(rotated.bbox, (32 - 24, 12, 24, 12.8)) and rotated.more["attributes"] == {"rotation": 90}
     assert triangle.bbox == (0, 0, 32, 24) and triangle.segmentation == [[0, 0, 32, 0, 32, 24]]
     assert np.allclose(ellipse.bbox, (16, 12, 32, 24)) and ellipse.area == pytest.approx(np.pi * 16 * 12, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("a.png", "/data/local-files/?d=set/a.png", "https://host.org/set/a.png?x=1", "../x/a.png"),
-        *("s3://bucket/a.png", "/data/upload/3/0a1b2c3d-a.png", "upload/3/0a1b2c3d-a.png"),
-    ],
-)
-def test_images_of_label_studio_are_found_by_name(text: str, tmp_path: Path):
-    image(tmp_path / "in" / "images" / "a.png")
-    regions = [region("rectanglelabels", x=0, y=0, width=50, height=50)]
-    task = {**TASK, "data": {"image": text}, "annotations": [{"result": regions}]}
-    write(tmp_path / "in" / "export.json", json.dumps([task]))
-    result = convert_dataset("label_studio", tmp_path / "in" / "export.json", tmp_path / "out", splits={"train": 1.0})
-    assert [one.path.name for one in result.splits["train"]] == ["a.png"]
 
 
 def test_yolo_labels_without_images_are_an_error_with_the_reason(tmp_path: Path):

@@ -1,29 +1,19 @@
 """Data sets as label tools and old scripts write them: folders, list files, names and paths."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import densevit
-from densevit.errors import ConfigError, DataError
+from densevit.errors import DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
 
 LINE = "0 0.5 0.5 0.5 0.5\n"
 BOX = [16, 12, 32, 24]  # of LINE, and of XML from 1
-XML = (
-    "<annotation><folder>images</folder><filename>{}</filename><path>C:\\Users\\other\\images\\{}</path>"
-    "<size><width>64</width><height>48</height><depth>3</depth></size><object><name>cat</name><bndbox><xmin>{}</xmin>"
-    "<ymin>{}</ymin><xmax>48</xmax><ymax>36</ymax></bndbox></object></annotation>"
-)
-
-
-def xml(filename: str, first: int = 1) -> str:
-    return XML.format(filename, filename, 16 + first, 12 + first)
 
 
 def convert(format: str, root: Path, **options: Any) -> Annotated:
@@ -118,14 +108,6 @@ def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
 # ---- VOC ----
 
 
-def voc(root: Path, first: int = 1) -> Path:
-    for split, name in (("train", "a"), ("val", "b")):
-        image(root / "JPEGImages" / f"{name}.jpg")
-        write(root / "Annotations" / f"{name}.xml", xml(f"{name}.jpg", first))
-        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
-    return root
-
-
 TOOLS = {  # what a tool writes around its boxes, the coordinate of its first pixel, and the format of numbers
     "VOC": ("<folder>VOC2007</folder><source><database>The VOC2007 Database</database></source>", "", 1, "{:d}"),
     "VOC's folder": ("<folder>VOC2012</folder>", "", 1, "{:d}"),
@@ -167,27 +149,3 @@ def test_boxes_of_voc_count_as_in_the_tool_that_wrote_them(tool: str, root: Path
     left, top, right, bottom = chosen[0]["targets"]["boxes"][0].tolist()
     assert [left, top, right, bottom] == [x + 2 * first - 1, y + 2 * first - 1, x + w, y + h]
     assert f"count from {1 - first} in 2 files as data.voc_origin" in chosen.conversion
-
-
-def add_object(file: Path, corners: tuple[int, int, int, int]) -> None:
-    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
-    box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
-    one = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
-    write(file, file.read_text().replace("</annotation>", f"{one}</annotation>"))
-
-
-def test_an_xmin_of_0_shows_that_all_boxes_count_from_0(root: Path):
-    voc(root, first=0)
-    with pytest.raises(AssertionError):
-        convert("voc", root)  # no box begins at 0
-    convert_dataset("voc", root, root.with_name("from_0"), origin=0)
-    add_object(root / "Annotations" / "b.xml", (0, 5, 64, 48))
-    result = convert_dataset("voc", root, root.with_name("seen"))
-    [note] = result.notes
-    assert re.search(r"count from 0 in 2 files as .*b\.xml, object 2 \(cat\) has the xmin 0 \(data\.voc_origin", note)
-    boxes = [one.bbox for images in result.splits.values() for image in images for one in image.objects]
-    assert boxes == [tuple(BOX), tuple(BOX), (0, 5, 64, 43)], "of both splits"
-    with pytest.raises(DataError, match=r"xmin 0.*Fix: data\.voc_origin=0; .*--origin 0"):
-        convert_dataset("voc", root, root.with_name("other"), origin=1)
-    with pytest.raises(ConfigError, match="only coordinates of voc"):
-        convert_dataset("yolo", root, root.with_name("other"), origin=1)

@@ -16,7 +16,7 @@ from densevit.cli import main
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.data.dataset_builder import create_dataset
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError
 from densevit_workbench.interchange.shards import Shards
 
 COUNT = 7
@@ -198,16 +198,3 @@ def test_missing_and_truncated_shards_are_named(out: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(DataError, match=text):
             Shards(split, str(root))
-
-
-def test_a_damaged_record_is_named_and_can_be_skipped(out: Path) -> None:
-    _, first, length = Shards("train", str(out))._arrays["records"][1, :3].tolist()
-    file = out / "train" / "000000.tar"
-    data = bytearray(file.read_bytes())
-    data[first : first + length] = bytes(length)
-    file.write_bytes(data)
-    with pytest.raises(UnreadableFileError, match=r"000000.tar, record 1 cannot be read"):
-        Shards("train", str(out))[1]
-    section = {"name": "shards", "root": str(out), "image_size": 32, "batch_size": COUNT, "on_error": "skip"}
-    [batch] = DataSplits(DataSection(**section), 0, 32).train_loader()  # type: ignore[arg-type]
-    assert len(batch["images"]) == COUNT - 1 and len(batch["skipped"]) == 1

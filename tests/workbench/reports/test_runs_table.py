@@ -83,19 +83,6 @@ def test_a_row_names_the_model_of_timm(capsys):
     assert "| efficientnet_lite0 | 1.63 |" in table(capsys, "--table", "md", "a0")
 
 
-def test_files_and_json(runs: list[str], capsys):
-    printed = table(capsys, *runs, "--table", "md")
-    assert table(capsys, *runs, "--table", "md", "--out", "tables/depth.md") == "table: tables/depth.md\n"
-    assert Path("tables/depth.md").read_text() == printed
-    result = json.loads(table(capsys, *runs, "--table", "md", "--json"))
-    assert f"{result['table']}\n" == printed and result["unfinished"] == []
-    row = result["rows"][0]
-    assert (row["name"], row["runs"], row["seeds"]) == ("my_net", ["a0", "a1", "a2"], [0, 1, 2])
-    assert r"my\_net & 1.63" in table(capsys, *runs, "--table", "tex")
-    assert row["metrics"]["far/AbsRel"] == pytest.approx({"mean": 0.2, "deviation": 0.1})
-    assert result["rows"][1]["metrics"] == {"far/AbsRel": {"mean": 0.15}, "far/delta1": {"mean": 0.8}}
-
-
 def test_runs_of_different_data_or_protocols_are_not_averaged(cwd: Path, runs: list[str], capsys):
     """Of two rows of one backbone, the column has the folders' names. Numbers are bold among runs of the same data."""
     write_run(Path("c"), 0.05, 0.95, seed=3, split="test")
