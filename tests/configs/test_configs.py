@@ -93,6 +93,8 @@ def test_several_devices_keep_the_images_of_a_step(
     monkeypatch.setattr(configs, "check_plugins", lambda _: None)  # the tokenizer of BEiT is the reader's
     for path in PUBLISHED:
         config = Recipe(path).load()
+        if path.stem == "moco_v3_vit_base":  # compares the images of all devices
+            continue
         assert config.trainer.devices == 1, path
         assert main(["config", str(path), "trainer.devices=8"]) == 0
         fact = capsys.readouterr().out.splitlines()[-1]
