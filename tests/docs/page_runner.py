@@ -29,6 +29,7 @@ from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit_probes.protocols import Protocol
 from tests.distributions import write_distribution
+from tests.docs.built import build
 from tests.docs.code_blocks import Block
 
 PROGRAMS = ("densevit", "python", "pip", "pytest", "torchrun")
@@ -135,7 +136,7 @@ class Page:
 
     def _yaml(self, block: Block) -> None:
         """A config, a part of one over `detr_swin`, a section `data` or a protocol is valid, with the options of its
-        plugins."""
+        plugins, and its model is built."""
         file, values = self._written(block), yaml.safe_load(block.text)
         assert isinstance(values, dict)
         if "name" in values:
@@ -149,6 +150,7 @@ class Page:
             config = configs.load(file)
         try:
             configs.check_plugins(config)
+            build(config)
         except ConfigError as error:
             if "is not installed" not in str(error):
                 raise

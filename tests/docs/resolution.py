@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,9 +37,10 @@ SECTION_FOLDERS = ("backbone", "benchmark", "data")
 
 @dataclass
 class Resolver:
-    """Of one project."""
+    """Of one project. build: builds the model of a config."""
 
     project: Path
+    build: Callable[[configs.Config], None] = lambda config: None
 
     def check(self, code: Inline) -> None:
         """Raises AssertionError with the line for any error."""
@@ -108,6 +109,7 @@ class Resolver:
                 known_keys.check(without_placeholder(word))
         config = configs.load(recipe, [word for word in parts if without_placeholder(word) == word])
         configs.check_plugins(config)
+        self.build(config)
 
     def _path(self, text: str) -> None:
         if OWN_FILE.fullmatch(text):
@@ -152,8 +154,9 @@ def check_flags(words: Sequence[str], known: set[str]) -> None:
 
 @cache
 def flags_of_tools(project: Path) -> set[str]:
-    """Those of programs of tools/, and of all commands."""
-    return {flag for file in (project / "tools").rglob("*.py") for flag in flags_of_program(file)} | flags_of()
+    """Those of programs of tools/ and examples/, and of all commands."""
+    files = (file for folder in ("tools", "examples") for file in (project / folder).rglob("*.py"))
+    return {flag for file in files for flag in flags_of_program(file)} | flags_of()
 
 
 @cache

@@ -47,11 +47,12 @@ YES, NECK = "yes", "with `simple_pyramid`"
 
 def trained(backbone: str, head: str, neck: str | None) -> DenseModel:
     """The model of a pair after the gradients of a step. Raises an error of densevit where they do not fit."""
-    plugin, options = BACKBONES[backbone]
+    plugin, of_backbone = BACKBONES[backbone]
     case = next(case for case in CASES.values() if case.head == head)
     own_neck = None if neck is None else {"name": neck, "width": 16}
-    heads = {"head": {"name": head, **case.options, "neck": own_neck}}
-    sections = configs.model_sections({"backbone": {"name": plugin, **options}, "heads": heads}, "test")
+    options = {key: value for key, value in case.options.items() if key != "min_stride"}  # of the case's own maps
+    heads = {"head": {"name": head, **options, "neck": own_neck}}
+    sections = configs.model_sections({"backbone": {"name": plugin, **of_backbone}, "heads": heads}, "test")
     kind = registry.load("heads", head)
     torch.manual_seed(0)
     model = build_from_sections(sections, {"head": () if kind.task == "depth" else CLASSES})

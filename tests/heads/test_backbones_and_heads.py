@@ -21,7 +21,7 @@ def test_heads_that_do_not_take_every_backbone() -> None:
         ("eomt", "`swin`", "last 2 blocks"),
         ("eomt", "`windowed_vit`", "windows"),
         ("mask2former", "timm's ViT", YES),
-        ("dfine", "timm's ViT with patches of 14", NECK),
+        ("dfine", "timm's ViT with patches of 14", YES),
         ("gtr_instance", "timm's ViT with patches of 14", "mask_stride is 4"),
     ):
         found = outcome(backbone, head)
