@@ -104,7 +104,7 @@ def test_index_names_the_plugins() -> None:
 
 
 def test_papers_page_names_the_plugins_and_their_files() -> None:
-    text = (DOCS / "papers.md").read_text()
+    text = (DOCS / "development/papers.md").read_text()
     plugins = [plugin for group in ("backbones", "heads", "methods") for plugin in ours(group).values()]
     papers = [plugin.name for plugin in plugins if plugin.value.startswith("densevit_papers.")]
     assert papers and not [name for name in papers if f"`{name}`" not in text and f"{{name: {name}," not in text]

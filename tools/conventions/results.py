@@ -31,7 +31,7 @@ TABLE = re.compile(r"^(<!-- results: ([^;>]+); ([^>]+) -->\n).*?^(<!-- end of re
 FIGURE = re.compile(r"(?:[\d.,]+(?: ± [\d.]+)?|not measured)(<!-- ([^<>]+) of ([^<>]+) -->)")
 TYPED = re.compile(r"\b(AP|AP50|PQ|mIoU|AbsRel|delta1)\s(0\.\d{3})\b(?!<!--)")
 # Pages of experiments and of published scores may have equal figures.
-EXPERIMENTS = ("docs/development/", "docs/model-zoo.md", "docs/papers")
+EXPERIMENTS = ("docs/development/", "docs/model-zoo.md")
 NAMES = {"mask_AP": "mask AP", "mask_AP50": "mask AP50", "aAcc": "pixel accuracy", "top1": "top-1"}
 NAMES |= {"PQ_th": "PQ of things", "PQ_st": "PQ of stuff"}
 NOT_MEASURED = "not measured"
