@@ -1,7 +1,7 @@
 """Initial weights: `weights` is for the complete model; where it is null, the weights of the parts count.
 
-These are `backbone.weights`, `heads.NAME.weights` and `backbone.pretrained: true`, which makes a backbone load weights
-in its constructor, as timm's does.
+These are `backbone.weights`, `heads.NAME.weights`, `heads.NAME.neck.weights` and `backbone.pretrained: true`, which
+makes a backbone load weights in its constructor, as timm's does.
 """
 
 from dataclasses import replace
@@ -27,6 +27,7 @@ def settled(sections: Sections) -> Sections:
         BACKBONE_WEIGHTS: sections.backbone.weights,
         PRETRAINED: sections.backbone.options.get("pretrained") is True or None,
         **{("heads", name, "weights"): head.weights for name, head in sections.heads.items()},
+        **{("heads", x, "neck", "weights"): head.neck.weights for x, head in sections.heads.items() if head.neck},
     }
     parts = {key: _shown(sections, key, value) for key, value in by_key.items() if value is not None}
     if parts.keys() >= {BACKBONE_WEIGHTS, PRETRAINED}:

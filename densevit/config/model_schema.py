@@ -195,6 +195,16 @@ def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
+class NeckSection(PluginSection):
+    """A neck and its options."""
+
+    weights: Source | None = None
+    """Pretrained weights of the neck alone: a run or a model file with a neck of this head's name, or a state dict.
+    `null`: those of the head's `weights`, or random ones."""
+    allow_mismatch: Patterns = ()
+    """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
+
+
 class HeadSection(PluginSection):
     """A head and its options."""
 
@@ -207,7 +217,7 @@ class HeadSection(PluginSection):
     """Patterns of tensors that may be missing, unexpected or of another shape in these weights."""
     freeze: Frozen = False
     """`true` freezes the head and its neck. Or patterns of parameters, such as `[decoder.*, neck.*]`."""
-    neck: Annotated[PluginSection, "necks"] | None = None
+    neck: Annotated[NeckSection, "necks"] | None = None
     """The neck between the backbone and this head: `{name: ..., options}`."""
     evaluation: Annotated[EvaluationSection, "evaluators"] | None = EvaluationSection()
     """The evaluator of this head: `{name: ..., options}`. `null`: the mean loss over the validation images."""

@@ -10,6 +10,9 @@ from densevit.constructor_call import Recorded
 class Neck(nn.Module, Recorded):
     """Transforms the feature maps for a head (`heads.NAME.neck`).
 
+    needs_images: whether `forward` gets a third argument: the images (B, C, H, W), normalised by ImageNet's mean and
+    standard deviation, whatever the backbone's; 0 in the padding.
+
     Example:
         >>> class Coarsest(densevit.Neck):
         ...     def __init__(self, channels, strides): super().__init__(channels[-1:], strides[-1:])
@@ -20,6 +23,7 @@ class Neck(nn.Module, Recorded):
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    needs_images: bool = False
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()

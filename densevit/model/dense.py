@@ -33,7 +33,7 @@ from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
-from densevit.model.normalisation import normalised
+from densevit.model.normalisation import imagenet_normalised, normalised
 from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
@@ -143,12 +143,13 @@ class DenseModel(InferenceModel, nn.Module):
         outputs = {}
         for name in names:
             head, padding_mask = self.heads[name], batch["padding_mask"]
-            blocks: Any = backbone_output.last_blocks.get(head.last_blocks)
-            features = self.head_inputs(name, backbone_output.features, padding_mask) if blocks is None else blocks
+            inputs: Any = backbone_output.last_blocks.get(head.last_blocks) or self.head_inputs(
+                name, backbone_output.features, padding_mask, batch["images"]
+            )
             targets = None
             if self.training:
                 targets = self._checked_targets(name, batch["targets"], head_targets)
-            outputs[name] = head(features, padding_mask, targets)
+            outputs[name] = head(inputs, padding_mask, targets)
         return outputs
 
     def features(self, images: Batch | Tensor) -> list[Tensor]:
@@ -170,23 +171,39 @@ class DenseModel(InferenceModel, nn.Module):
         check_features(self.backbone, features)
         return BackboneOutput(features, {})
 
-    def head_inputs(self, head: str, features: list[Tensor], padding_mask: Tensor) -> list[Tensor]:
-        """The input features of a head, from its neck or else the backbone. head: its name.
+    def head_inputs(
+        self, head: str, features: list[Tensor], padding_mask: Tensor, images: Tensor | None = None
+    ) -> list[Tensor]:
+        """The input features of a head, from its neck or else the backbone. head: its name. images: the batch's, not
+        normalised, for necks that need them.
 
-        Raises PluginError for a head that runs the backbone's last blocks and takes no features.
+        Raises PluginError for a head that runs the backbone's last blocks and takes no features, and for a neck that
+        needs the images without them.
         """
         if self.heads[head].last_blocks:
             raise PluginError(
                 f"heads.{head} ({self.plugin_name(head)}) runs the backbone's last blocks and takes no feature maps. "
                 "Fix: call model(batch), or model.encode(batch, heads)."
             )
-        return self.necks[head](features, padding_mask) if head in self.necks else features
+        neck: Any = dict(self.necks.items()).get(head)
+        if neck is None or not neck.needs_images:
+            return features if neck is None else neck(features, padding_mask)
+        if images is None:
+            raise PluginError(
+                f"heads.{head}.neck ({type(neck).__name__}) needs the images. Fix: model.head_inputs(head, features, "
+                'padding_mask, batch["images"]); an export of heads alone takes another neck.'
+            )
+        return neck(features, padding_mask, self.neck_images(images, padding_mask).to(features[-1].dtype))
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """`normalised` with the model's buffers, in the dtype of the backbone's parameters."""
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
         pixels = normalised(images, padding_mask, self.channels, self.range_low, self.range_high, self.mean, self.std)
         return pixels.to(next(dtypes, pixels.dtype))
+
+    def neck_images(self, images: Tensor, padding_mask: Tensor) -> Tensor:
+        """The images for necks that need them: normalised by ImageNet's mean and standard deviation, in float32."""
+        return imagenet_normalised(images, padding_mask, self.channels, self.range_low, self.range_high)
 
     def loss_context(self, targets: Sequence[list[Targets]], step: int = 0, batches: int | None = None) -> LossContext:
         """The loss context of an optimiser step of several batches. All processes must call it together.

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from densevit.channels import Channels
+from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalised(
@@ -27,3 +28,14 @@ def normalised(
     if channels.dtype == "float32":
         pixels = pixels.nan_to_num(nan=0.0)
     return pixels.masked_fill_(padding_mask[:, None], 0.0)
+
+
+def imagenet_normalised(
+    images: Tensor, padding_mask: Tensor, channels: Channels, range_low: Tensor, range_high: Tensor
+) -> Tensor:
+    """`normalised` by ImageNet's mean and standard deviation, for channels other than RGB by their means."""
+    span = range_high - range_low
+    mean, std = (
+        span * span.new_tensor(channels.per_channel(values))[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return normalised(images, padding_mask, channels, range_low, range_high, range_low + mean, std)

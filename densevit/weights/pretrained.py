@@ -19,7 +19,7 @@ from densevit.weights.translated_checkpoint import TranslatedCheckpoint
 
 
 def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatch]:
-    """Loads the weights that a model's sections name: of the model, or of the backbone and of each head with its neck.
+    """Loads the weights that a model's sections name: of the model, or of the backbone, and of heads and necks.
 
     model: built from the resolved sections. A head of the model that is not in the checkpoint keeps its initial values;
     a head of the checkpoint that is not in the model is not loaded. If the classes of a head differ, rows are loaded by
@@ -38,6 +38,8 @@ def load_pretrained(model: DenseModel, resolved: Resolved) -> list[StateDictMatc
         for name, head in sections.heads.items():
             if head.weights is not None:
                 fits |= _fit_head(model, name, checkpoints[head.weights], head.allow_mismatch)
+            if head.neck and head.neck.weights:
+                fits |= _fit_neck(model, name, checkpoints[head.neck.weights], head.neck.allow_mismatch)
     for match in fits.values():
         match.write()
     for key, line in resolved.notes:
@@ -126,6 +128,14 @@ def _fit_head(
     excluded = channel_mismatches(model, name, neck)
     source = f"{key}.weights, the neck: {checkpoint.source}"
     return {key: match, f"{key}.neck": fit(model.necks[name], neck, source, allowed, excluded)}
+
+
+def _fit_neck(
+    model: DenseModel, name: str, checkpoint: TranslatedCheckpoint, allowed: Sequence[str]
+) -> dict[str, StateDictMatch]:
+    """Matches the tensors of a checkpoint of a neck, or of a model with one for a head of this name, as `_fit_head`."""
+    key, state = f"heads.{name}.neck", part(checkpoint.tensors, f"necks.{name}.") or checkpoint.tensors
+    return {key: fit(model.necks[name], state, f"{key}.weights: {checkpoint.source}", allowed)}
 
 
 def _fit(

@@ -78,6 +78,7 @@ def _sources_of(sections: ModelSections) -> dict[str, str]:
     """The weights that the sections name, each with the first config key that names them."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}
+    named |= {f"heads.{name}.neck.weights": x.neck.weights for name, x in sections.heads.items() if x.neck}
     keys: dict[str, str] = {}
     for key, source in named.items():
         if source:

@@ -60,7 +60,7 @@ class FeatureDistillation(Unlabelled):
         losses = {"feature_distillation": errors.sum() / context.mean(errors.new_tensor(float(len(errors))))}
         outputs = {}
         for name, head in model.heads.items():
-            inputs = model.head_inputs(name, features, batch["padding_mask"])
+            inputs = model.head_inputs(name, features, batch["padding_mask"], batch["images"])
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
         return losses | model.losses_of(outputs, batch["targets"], context)
 

@@ -26,7 +26,10 @@ def facts_of(
 ) -> dict[str, Any]:
     """The fields of a `Row` beside the scores. Reads the labels of both splits."""
     measured = {name: evaluator for name, evaluator in evaluators.items() if ", " not in name}  # without columns
-    parts, device = parts_of(config, data, model, measured, probes=probes), model.mean.device
+    free = {"neck": None, "freeze": False}  # a row chooses the neck, as the backbone
+    heads = {name: head.model_copy(update=free) if head.neck else head for name, head in config.heads.items()}
+    shared = config.model_copy(update={"heads": heads})
+    parts, device = parts_of(shared, data, model, measured, probes=probes), model.mean.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     return {
         "training": "frozen" if config.backbone.freeze is True else "trained",
@@ -40,14 +43,16 @@ def facts_of(
 
 
 def network_of(config: Config, model: DenseModel) -> str:
-    """A hash of a backbone's resolved section, of the source files of its modules, and of a frozen one's weights."""
+    """A hash of a backbone's resolved section, of the source files of its modules, and of a frozen one's weights; and
+    of the sections of necks."""
     files = sorted({type(module).__module__ for module in model.backbone.modules()})
     code = hashlib.sha256()
     for name in files:
         with suppress(OSError, TypeError):  # compiled
             code.update(b"" if name.startswith("torch.") else inspect.getsource(sys.modules[name]).encode())
     weights = backbone_digest(model) if config.backbone.freeze is True else ""
-    return hashed([portable(config.backbone.model_dump()), files, code.hexdigest(), weights])
+    necks = [portable({name: head.neck.model_dump()}) for name, head in config.heads.items() if head.neck]
+    return hashed([portable(config.backbone.model_dump()), files, code.hexdigest(), weights, *necks])
 
 
 def portable(value: Any) -> Any:

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   densevit probe efficientnet_lite0 my_package:MyNet --protocol quick
   densevit probe efficientnet_lite0 --protocol quick_segmentation data.preset=camvid data.root=~/camvid
   densevit probe dinov2_small mine.yaml --protocol capi data.root=~/ADEChallengeData2016 --board board
+  densevit probe vit.yaml --protocol quick_segmentation --necks none,bilinear,naf.yaml data.root=~/camvid
   densevit probe --verify board data.root=~/ADEChallengeData2016
 """
 
@@ -61,6 +62,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=lambda text: text.split(","),
         default=[],
         help="data sections, as in a.yaml,b.yaml: the mean and the mean rank over data sets",
+    )
+    parser.add_argument(
+        "--necks",
+        metavar="NECKS",
+        type=lambda text: text.split(","),
+        help="each backbone with each of these necks below the heads: none, names and section files",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: an accelerator if there is one)")
     parser.add_argument(
@@ -109,10 +116,14 @@ def run(args: Namespace) -> int:
     failed: dict[str, str] = {}
     columns = {key: getattr(args, key) for key in ("labels", "robustness", "instances", "noise", "tokens")}
     columns["facts"] = args.board is not None
-    sections = with_controls(named)
+    jobs = {name: (section, protocols) for name, section in with_controls(named).items()}
+    for name in named if args.necks else ():
+        section, plain = jobs.pop(name)
+        for neck in args.necks:
+            jobs[f"{name}, {Path(neck).stem}"] = section, {x: protocol.with_neck(neck) for x, protocol in plain.items()}
     content: dict[str, Any] = {"command": args.command, "densevit": version("densevit"), "torch": version("torch")}
-    for name, section in args.output.track(sections.items(), "Probing", len(sections)):
-        for label, protocol in protocols.items():
+    for name, (section, by_label) in args.output.track(jobs.items(), "Probing", len(jobs)):
+        for label, protocol in by_label.items():
             try:
                 by_set[label].append(replace(probe(section, protocol, device=args.device, **columns), backbone=name))
             except DensevitError as error:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from densevit.config import Config
 from densevit.data.data_splits import DataSplits
 from densevit.errors import ConfigError
-from densevit.interfaces import Backbone, Batch, LossContext, Targets
+from densevit.interfaces import Backbone, Batch, LossContext
 from densevit.model import DenseModel
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.device_transfer import on_device
@@ -54,13 +54,15 @@ def train_heads(
     model.train()
     for step, indices in enumerate(islice(_batches(data), budget.steps)):
         batch = [images[index] for index in indices]
-        maps, padding_mask, targets = _together(batch, device)
+        maps, placed = _together(batch, device)
+        padding_mask, targets = placed["padding_mask"], placed["targets"]
         context = LossContext(step=step, raise_on_non_finite=False)
         with torch.enable_grad():
             outputs = {}
             for name, head in model.heads.items():
                 head.set_progress(step / budget.steps)
-                outputs[name] = head(model.head_inputs(name, maps, padding_mask), padding_mask, targets)
+                inputs = model.head_inputs(name, maps, padding_mask, placed["images"])
+                outputs[name] = head(inputs, padding_mask, targets)
             losses = model.losses_of(outputs, targets, context)
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
@@ -80,8 +82,8 @@ def _batches(data: DataSplits) -> Iterator[list[int]]:
             yield [key.index for key in keys]
 
 
-def _together(images: Sequence[EncodedImage], device: torch.device) -> tuple[list[Tensor], Tensor, list[Targets]]:
-    """Maps (B, C_i, h_i, w_i), padding mask (B, H, W) and targets of a batch, on a device."""
+def _together(images: Sequence[EncodedImage], device: torch.device) -> tuple[list[Tensor], Batch]:
+    """Maps (B, C_i, h_i, w_i) and the batch on a device, without images if no neck needs them."""
     maps = []
     for level in zip(*(image.maps for image in images), strict=True):
         height, width = (max(x.shape[axis] for x in level) for axis in (1, 2))
@@ -92,6 +94,10 @@ def _together(images: Sequence[EncodedImage], device: torch.device) -> tuple[lis
     padding_mask = torch.ones(len(images), height, width, dtype=torch.bool)
     for mask, image in zip(padding_mask, images, strict=True):
         mask[: image.target["size"][0], : image.target["size"][1]] = False
-    placed: Batch = {"images": maps[-1], "padding_mask": padding_mask, "targets": [image.target for image in images]}
-    placed = on_device(placed, device)
-    return maps, placed["padding_mask"], placed["targets"]
+    pixels = maps[-1].new_empty(0)
+    if (first := images[0].image) is not None:
+        pixels = first.new_zeros(len(images), len(first), height, width)
+        for canvas, image in zip(pixels, images, strict=True):
+            canvas[:, : image.canvas[0], : image.canvas[1]] = image.image
+    placed: Batch = {"images": pixels, "padding_mask": padding_mask, "targets": [image.target for image in images]}
+    return maps, on_device(placed, device)

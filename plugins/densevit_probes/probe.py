@@ -17,11 +17,13 @@ Encode = Callable[[Batch], list[Tensor]]
 
 
 class EncodedImage(NamedTuple):
-    """A training image on the CPU: its maps (C_i, h_i, w_i), its targets, and (H, W) of the network's input."""
+    """A training image on the CPU: its maps (C_i, h_i, w_i), its targets, (H, W) of the network's input, and the input
+    (C, H, W) if a neck needs it."""
 
     maps: Sequence[Tensor]
     target: Targets
     canvas: tuple[int, int]
+    image: Tensor | None = None
 
 
 def unchanged(x: Any) -> Any:

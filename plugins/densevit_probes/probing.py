@@ -241,12 +241,14 @@ def _fit(
         targets, batch = batch["targets"], on_device(batch, model.mean.device)
         maps, features = _read(fitted, encode, batch, model.backbone.strides[-1])
         canvas = (batch["images"].shape[-2], batch["images"].shape[-1])
+        pixels = batch["images"].cpu() if any(neck.needs_images for neck in model.necks.values()) else None
         for i, target in enumerate(targets):
             index, image_class = target["dataset_index"], int(target["truth"].get("image_class", -1))
             images[target["image_id"]] = (index, image_class, {name: x[i] for name, x in features.items()})
             if heads:
                 kept = {key: value for key, value in target.items() if key != "truth"}
-                samples[index] = EncodedImage([x[i].cpu() for x in maps], kept, canvas)
+                image = None if pixels is None else pixels[i]
+                samples[index] = EncodedImage([x[i].cpu() for x in maps], kept, canvas, image)
     ordered = sorted(images.values(), key=lambda image: image[0])
     for share, by_name in by_share.items():
         chosen = _subset(share, [image_class for _, image_class, _ in ordered])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from densevit import config as configs
@@ -79,6 +79,20 @@ class Protocol:
         section = {**backbone, **weights, "freeze": self.freeze}
         values = {"heads": {}, **self.values, "trainer": trainer, "backbone": section}
         return configs.from_mapping(values, self.source)
+
+    def with_neck(self, neck: str) -> "Protocol":
+        """The protocol with a neck below each head: "none", a plugin's name, or a section file. A neck that has weights
+        is frozen. Raises ConfigError without heads."""
+        if not self.values.get("heads"):
+            raise ConfigError(f"--necks: the protocol {self.name} has no heads. Fix: another protocol.")
+        section: Any = {"name": neck}
+        if neck.endswith((".yaml", ".yml")):
+            section = layer_reading.read(yaml_io.find_file(neck)).values
+        changes: Section = {"neck": None if neck == "none" else section}
+        if "weights" in section:
+            changes = {**changes, "freeze": ["neck.*"]}
+        heads = {name: {**head, **changes} for name, head in self.values["heads"].items()}
+        return replace(self, values={**self.values, "heads": heads})
 
     def build_probes(self, dataset: Dataset) -> dict[str, Probe]:
         """Builds the probes. dataset: the training split. Raises ConfigError if it lacks a probe's labels."""

@@ -13,6 +13,7 @@ from densevit.registry.plugin_options import OptionError
 RECIPES = (
     "detr_swin", "coco/detr_r50", "setr_vit", "ade20k/segformer_b0", "dpt_swin", "nyu/dpt_hybrid", "panoptic_swin",
     "start/detector", "start/depth_anything_v2", "classifier", "pretrain/dino_swin", "imagenet/deit_small",
+    "scenes/detr_vit",
 )  # fmt: skip
 PLUGIN_GROUPS = {
     "backbone": "backbones", "data": "datasets", "heads": "heads", "method": "methods", "optim": "optimizers",

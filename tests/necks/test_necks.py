@@ -136,6 +136,10 @@ def test_the_projector_takes_the_features_of_any_backbone(name, norm):
         ("simple_pyramid", 32, 16, {"pyramid_strides": (8, 24)}, r"has 24.*\(4, 8, 16, 32\)"),
         ("projector", 32, 16, {"width": 3}, "width is 3; expected an even number"),
         ("projector", 32, 16, {"norm": "group"}, "norm"),
+        ("bilinear", 8, 14, {"stride": 5}, "5; expected a divisor.*14"),
+        ("naf", 8, 14, {"stride": 5}, "5; expected a divisor.*14"),
+        ("naf", 8, 14, {"width": 40}, "40; expected a multiple of 32"),
+        ("naf", 6, 14, {}, "6 channels"),
     ],
 )
 def test_invalid_options_raise(name, channels, stride, options, facts):

@@ -75,6 +75,23 @@ def test_a_backbone_stands_beside_its_controls(folder, capsys):
 
 
 @pytest.mark.integration
+def test_a_board_of_upsamplers_ranks_a_backbone_with_each_neck(folder):
+    """Rows have one digest; a neck with weights stays as it is, others are trained with the heads."""
+    torch.save(densevit.create_neck("naf", (8,), (16,), width=32).state_dict(), folder / "naf.pth")
+    (folder / "mine_naf.yaml").write_text("{name: naf, width: 32, weights: naf.pth}")
+    words = ["probe", "mine.yaml", "--protocol", "tiny.yaml", "probes={}", "--device", "cpu", "--board", "board"]
+    assert main([*words, "--necks", "none,bilinear,simple_pyramid,mine_naf.yaml"]) == 0
+    results = json.loads((folder / "runs" / "probe-tiny.json").read_text())["results"]
+    names = ["mine, random", "pixels", "mine, none", "mine, bilinear", "mine, simple_pyramid", "mine, mine_naf"]
+    assert [x["backbone"] for x in results] == names
+    assert [x["config"]["heads"]["depth"]["freeze"] for x in results] == [*[False] * 5, ["neck.*"]]
+    assert len({(x["metrics"]["segmentation/mIoU"], x["facts"]["network"]) for x in results}) == 6
+    assert len({x["facts"]["digest"] for x in results}) == 1 and "Not comparable" not in Path("board.md").read_text()
+    with pytest.raises(DensevitError, match="the protocol p has no heads"):
+        Protocol.of({"probes": {}}, "p", "p").with_neck("none")
+
+
+@pytest.mark.integration
 def test_heads_on_computed_features_have_the_losses_of_a_training(folder, monkeypatch):
     """The metrics of `densevit train` with the same seed, data and schedule; images are equal in size."""
     from densevit.config import from_mapping
@@ -93,9 +110,10 @@ def test_images_of_other_sizes_are_padded_with_their_last_cells(folder):
 
     tall, wide = torch.arange(6.0).reshape(1, 3, 2), torch.arange(8.0).reshape(1, 2, 4)
     images = [EncodedImage([tall], {"size": (40, 30)}, (48, 32)), EncodedImage([wide], {"size": (32, 64)}, (32, 64))]
-    [maps], mask, _ = _together(images, torch.device("cpu"))
+    [maps], batch = _together(images, torch.device("cpu"))
     assert maps[0, 0].tolist() == [[0, 1, 1, 1], [2, 3, 3, 3], [4, 5, 5, 5]]
     assert maps[1, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]
+    mask = batch["padding_mask"]
     assert mask.shape == (2, 48, 64)
     assert (~mask[0]).nonzero().max(0).values.tolist() == [39, 29] and (~mask[1]).sum() == 32 * 64
 

@@ -150,7 +150,7 @@ def image_losses(
     for name in heads:
         head, padding_mask = model.heads[name], batch["padding_mask"]
         blocks = backbone_output.last_blocks.get(head.last_blocks)
-        inputs = [] if blocks else model.head_inputs(name, backbone_output.features, padding_mask)
+        inputs = [] if blocks else model.head_inputs(name, backbone_output.features, padding_mask, batch["images"])
         losses[name] = []
         for i, target in enumerate(by_class(batch["targets"], head.classes)):
             if not all(key in target for key in head.required_targets):

@@ -140,7 +140,7 @@ def missing_necks(plan: Plan) -> Iterator[str]:
     for (name, limit), neck in itertools.product(wanted.items(), registry.list_plugins("necks")):
         with suppress(Exception):  # a neck that cannot be imported, or does not take these features
             levels = built_on_meta(partial(create_neck, neck, model.backbone.channels, strides)).strides
-            if (finest := min(level for level in levels if level >= limit)) < strides[0]:
+            if len(levels) > 1 and (finest := min(level for level in levels if level >= limit)) < strides[0]:
                 yield (
                     f"heads.{name} ({plan.config.heads[name].name}): all features of the backbone have stride "
                     f"{strides[0]}. heads.{name}.neck.name={neck} gives it features from stride {finest} on, "

@@ -39,7 +39,7 @@ class FeatureDistillation(Method):
         losses = {"distillation": self.errors(features, batch).mean()}
         outputs = {}
         for name, head in model.heads.items():
-            inputs = model.head_inputs(name, features, batch["padding_mask"])
+            inputs = model.head_inputs(name, features, batch["padding_mask"], batch["images"])
             outputs[name] = head(inputs, batch["padding_mask"], batch["targets"])
         return losses | model.losses_of(outputs, batch["targets"], context)
 
