@@ -31,6 +31,7 @@ class FeatureDistillation(Unlabelled):
     """
 
     external_modules = ("teacher",)
+    pooling = 1  # side of the cells of pixels over which the teacher's images are averaged
 
     def __init__(self, model: Any, teacher: BackboneSource, levels: int = 1) -> None:
         super().__init__(model)
@@ -68,7 +69,7 @@ class FeatureDistillation(Unlabelled):
         return self.errors(model.backbone(model.normalise(batch["images"], batch["padding_mask"])), batch)
 
     def errors(self, features: list[Tensor], batch: Batch) -> Tensor:
-        """The smooth L1 loss of each image (B,), the mean over channels, the cells inside the image, and levels.
+        """The loss of each image (B,), the mean over the cells inside the image, and over levels.
 
         features: the student's.
         """
@@ -79,31 +80,38 @@ class FeatureDistillation(Unlabelled):
         ):
             predicted = project(feature)
             with autocast_off(predicted.device):
-                each = F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=_BETA).mean(1)  # (B, h, w)
+                each = self.distances(predicted.float(), target)  # (B, h, w)
                 inside = ~mask_on_grid(padding, (feature.shape[2], feature.shape[3]))
                 levels.append((each * inside).sum((1, 2)) / inside.sum((1, 2)))
         return torch.stack(levels).mean(0)
 
+    def distances(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """The loss (B, h, w) of features (B, C, h, w): smooth L1 to normalised targets, the mean over the channels."""
+        target = F.layer_norm(target.movedim(1, -1), target.shape[1:2]).movedim(-1, 1)
+        return F.smooth_l1_loss(predicted, target, reduction="none", beta=_BETA).mean(1)
+
     @torch.no_grad()
     def targets(self, batch: Batch) -> list[Tensor]:
-        """The teacher's features on the student's grids, normalised over the channels, in float32.
+        """The teacher's features on the student's grids, in float32.
 
         A teacher with a fixed input size sees the images resized to it.
         """
         backbone, padding = self.teacher.backbone, batch["padding_mask"]
         pixels = self.teacher.normalise(batch["images"], padding)
         height, width = pixels.shape[2:]
-        seen = backbone.input_size or (height, width)
-        if seen != (height, width):
-            pixels = F.interpolate(pixels, size=seen, mode="bilinear", align_corners=False, antialias=True)
+        size = backbone.input_size
+        seen = size or (height / self.pooling, width / self.pooling)
+        if size is None and self.pooling > 1:
+            pixels = F.avg_pool2d(pixels, self.pooling, ceil_mode=True)
+        elif size is not None and size != (height, width):
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
         targets = []
         features = backbone(pixels)[-self.levels :]
         for x, stride, other in zip(features, self.strides, backbone.strides[-self.levels :], strict=True):
             grid = -(-height // stride), -(-width // stride)
             cell = stride / other * seen[0] / height, stride / other * seen[1] / width
             with autocast_off(x.device):
-                x = resampled(x.float(), ~mask_on_grid(padding, (x.shape[2], x.shape[3])), grid, cell)
-                targets.append(F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1))
+                targets.append(resampled(x.float(), ~mask_on_grid(padding, (x.shape[2], x.shape[3])), grid, cell))
         return targets
 
 

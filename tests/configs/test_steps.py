@@ -58,6 +58,8 @@ SMALLER: dict[str, list[str]] = {
     f"coco/dino_r50_12ep {SWIN}large {SWIN_L} backbone.window_size=12": detr("[96, 160]", "backbone.variant=nano"),
     "coco/rtdetr_r50": RTDETR,
     "coco/dfine_n": DFINE,
+    "coco/rtdetrv4_s": [*DFINE, "data.image_size=128", "data.multi_scale=null",
+                        "method.teacher={name: vit, variant: nano, weights: random}"],
     "coco/rf_detr_nano": RF_DETR,
     "coco/gtr_s": GTR,
     "coco/detr_panoptic_r50": [*PANOPTIC, "backbone.depth=18", "data.image_size=[64, 128]"],

@@ -49,7 +49,14 @@ ENCODER, DECODER, QUERIES = f"{HEAD}.encoder", f"{HEAD}.decoder", f"{HEAD}.queri
 AIFI, LAYER = f"{ENCODER}.attention.{{i}}", f"{DECODER}.layers.{{i}}"
 UNSAVED = tuple(
     f"{HEAD}.{option}"
-    for option in ("transformer.num_heads", "num_points", "num_queries", "reg_scale", "contrastive_denoising")
+    for option in (
+        "transformer.num_heads",
+        "num_points",
+        "num_queries",
+        "reg_scale",
+        "activation",
+        "contrastive_denoising",
+    )
 )
 NUM_HEADS = 8  # of all releases
 _POINTS = {2: (6, 6), 3: (3, 6, 3)}  # of all releases, by number of levels

@@ -6,6 +6,7 @@ layers before the last 1.5 * the distillation of the last layer's distributions,
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class Dfine(DistributionHead):
     layer_scale: width and feed-forward network of these layers, relative to `transformer`.
     num_bins: N, even; an edge has the distances W(0) ... W(N). reg_scale: 1 / c of W(n) (equation 3); larger values
         give finer steps.
+    activation: the decoder's activation; "silu" in DEIM (Huang et al. 2025) and RT-DETRv4 (Liao et al. 2025).
+    classification: the loss of classes; "mal", the matchability-aware loss, in DEIM and RT-DETRv4.
     contrastive_denoising: number of positive denoising queries of an image in training, each with a negative one
         (DINO, section 3.3); 0 disables. Unlike in the authors' code, padding queries have no loss.
     costs, loss_weights: weights of the terms of the matching cost and of the loss.
@@ -59,6 +62,8 @@ class Dfine(DistributionHead):
         layer_scale: int = 1,
         num_bins: int = 32,
         reg_scale: float = 4.0,
+        activation: Literal["relu", "silu"] = "relu",
+        classification: Literal["varifocal", "mal"] = "varifocal",
         contrastive_denoising: int = 100,
         costs: MatchingCosts = MatchingCosts(label=2.0),
         loss_weights: DfineLossWeights = DfineLossWeights(),
@@ -91,9 +96,11 @@ class Dfine(DistributionHead):
         self.projections = nn.ModuleList(
             nn.Identity() if encoder.width == width else _pointwise(encoder.width, width) for _ in num_points
         )
-        self.queries = UncertaintyMinimalSelection(num_queries, width, label_head(width, K), box_head(width))
+        act = {"relu": nn.ReLU, "silu": nn.SiLU}[activation]
+        boxes = box_head(width, activation=act)
+        self.queries = UncertaintyMinimalSelection(num_queries, width, label_head(width, K), boxes)
         self.decoder = DistributionDecoder(
-            transformer, num_points, K, training_layers, layer_scale, num_bins, reg_scale, deterministic
+            transformer, num_points, K, training_layers, layer_scale, num_bins, reg_scale, deterministic, act
         )
         self.denoising = (
             ContrastiveDenoising(width, K, contrastive_denoising, box_noise=BOX_NOISE)
@@ -103,7 +110,7 @@ class Dfine(DistributionHead):
         self.criterion = DfineCriterion(
             costs,
             loss_weights,
-            "varifocal_matched",
+            "mal" if classification == "mal" else "varifocal_matched",
             denoising=self.denoising,
             num_bins=num_bins,
             reg_scale=reg_scale,
@@ -113,11 +120,11 @@ class Dfine(DistributionHead):
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.
 
         Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions, but not
-        in an exported graph. Training adds `denoising` for the loss.
+        in an exported graph, and `attended`, see `EncodedMaps`. Training adds `denoising` for the loss.
         """
-        maps, paddings = self.encoder(features, padding_mask)
+        maps, paddings, attended = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
-        return self.detect(self.queries(levels.tokens, levels), levels, targets)[0]
+        return {**self.detect(self.queries(levels.tokens, levels), levels, targets)[0], "attended": attended}
 
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,17 @@ class HybridEncoderOptions:
             )
 
 
+class EncodedMaps(NamedTuple):
+    """Maps of one width, (B, width, H, W) each, fine to coarse, and their padding masks, (B, H, W) each.
+
+    attended: the coarsest map after AIFI, before the fusion: F5 of RT-DETR, 0 in the padding.
+    """
+
+    maps: list[Tensor]
+    paddings: list[Tensor]
+    attended: Tensor
+
+
 class HybridEncoder(nn.Module):
     """Maps of one width at doubling strides, from features of a backbone (Zhao et al. 2024, section 4.2).
 
@@ -46,6 +58,8 @@ class HybridEncoder(nn.Module):
     lateral, downsample: make a module of `width` to `width` channels, before upsampling in the top-down path (same
     size), and in the bottom-up path (stride 2, to ceil(H / 2)). fuse: makes a fusion block, of two maps' channels
     (2 * width) to `width`.
+
+    width, stride: the channels of all maps, and the coarsest map's stride.
 
     Features of padding are set to 0 before each fusion block and downsampling, and attention ignores padding. Inside a
     fusion block, convolutions near the border of the image still read it. The authors' models have no padding.
@@ -64,9 +78,10 @@ class HybridEncoder(nn.Module):
         downsample: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        width = options.width
+        self.width = width = options.width
         self.features = _features(strides, num_levels, min_stride)
         inputs = [channels[index] for index in self.features]
+        self.stride = strides[self.features[-1]] * 2 ** (num_levels - len(inputs))
         projections = [_projection(count, width, 1) for count in inputs]
         for i in range(num_levels - len(inputs)):
             projections.append(_projection(width if i else inputs[-1], width, 3))
@@ -81,11 +96,8 @@ class HybridEncoder(nn.Module):
         self.downsamples = nn.ModuleList(downsample(width) for _ in steps)
         self.bottom_up = nn.ModuleList(fuse(width) for _ in steps)
 
-    def forward(self, features: list[Tensor], padding_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """padding_mask: (B, H, W) of the batch.
-
-        Returns the maps, (B, width, H, W) each, fine to coarse, and their padding masks, (B, H, W) each.
-        """
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> EncodedMaps:
+        """padding_mask: (B, H, W) of the batch."""
         used = [features[index] for index in self.features]
         maps = [project(x) for project, x in zip(self.projections, used, strict=False)]
         x = used[-1]
@@ -97,7 +109,7 @@ class HybridEncoder(nn.Module):
         maps[-1] = self._aifi(maps[-1], paddings[-1])
         maps = [x * ones for x, ones in zip(maps, inside, strict=True)]
 
-        x = maps[-1]
+        x = attended = maps[-1]
         inner = []  # coarse to fine
         for i, (lateral, fuse) in enumerate(zip(self.laterals, self.top_down, strict=True)):
             finer = maps[-2 - i]
@@ -109,7 +121,7 @@ class HybridEncoder(nn.Module):
             downsampled = downsample(x) * inside[i + 1]
             x = fuse(torch.cat([downsampled, inner[-1 - i]], dim=1)) * inside[i + 1]
             outputs.append(x)
-        return outputs, paddings
+        return EncodedMaps(outputs, paddings, attended)
 
     def _aifi(self, x: Tensor, padding: Tensor) -> Tensor:
         """AIFI. x: (B, C, H, W), the coarsest map. padding: (B, H, W)."""

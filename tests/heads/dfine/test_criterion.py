@@ -4,10 +4,12 @@ Its outputs are compared with transformers' and the authors' in tests/checkpoint
 """
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from densevit.losses.boxes import to_corners
 from densevit.losses.context import LossContext
@@ -54,7 +56,27 @@ def brute_force_union(matchings: list[Indices]) -> Indices:
     return result
 
 
-def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, Tensor], tuple[float, float]]:
+def matchability_aware(output: dict[str, Tensor], labels: list[dict], matching: Indices, objects: int) -> Tensor:
+    """DEIM's loss (equation 4, gamma 1.5), prediction by prediction."""
+    loss = torch.zeros(())
+    for image, (label, (queries, targets)) in enumerate(zip(labels, matching, strict=True)):
+        pairs = dict(zip(queries.tolist(), targets.tolist(), strict=True))
+        for query, logits in enumerate(output["logits"][image]):
+            for k, p in enumerate(logits.sigmoid()):
+                if query in pairs and k == label["class_labels"][pairs[query]]:
+                    box, truth = (
+                        to_corners(x)[None] for x in (output["pred_boxes"][image, query], label["boxes"][pairs[query]])
+                    )
+                    q = box_iou(box, truth)[0, 0].detach() ** 1.5
+                    loss = loss - q * p.log() - (1 - q) * (1 - p).log()
+                else:
+                    loss = loss - p.detach() ** 1.5 * (1 - p).log()
+    return loss / objects
+
+
+def expected_losses(
+    found: LayerOutputs, labels: list[dict], classification: str = "varifocal_matched"
+) -> tuple[dict[str, Tensor], tuple[float, float]]:
     """Also the weights of matched and of other queries in the distillation."""
     from transformers import DFineConfig
     from transformers.loss.loss_d_fine import DFineLoss
@@ -68,6 +90,8 @@ def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, 
     terms: list[dict[str, Tensor]] = []
     for output, matching in zip(outputs, matchings, strict=True):
         term = theirs.loss_labels_vfl(output, labels, matching, objects)
+        if classification == "mal":
+            term["loss_vfl"] = matchability_aware(output, labels, matching, objects)
         term |= theirs.loss_boxes(output, labels, merged, pairs)
         if "pred_corners" in output:
             term |= theirs.loss_local(output, labels, merged, pairs)
@@ -83,14 +107,20 @@ def expected_losses(found: LayerOutputs, labels: list[dict]) -> tuple[dict[str, 
     }, (pairs**0.5, (len(labels) * found.initial.shape[1] - pairs) ** 0.5)
 
 
-@pytest.mark.parametrize(("counts", "seed"), [(COUNTS, 0), ([0, 0, 7, 0], 1)], ids=str)
-def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(counts: list[int], seed: int):
+@pytest.mark.parametrize(
+    ("counts", "seed", "classification"),
+    [(COUNTS, 0, "varifocal_matched"), ([0, 0, 7, 0], 1, "varifocal_matched"), (COUNTS, 2, "mal")],
+    ids=str,
+)
+def test_losses_and_gradients_match_the_authors_arrangement_of_transformers_terms(
+    counts: list[int], seed: int, classification: Any
+):
     found = make_outputs(len(counts), Q, L + 2, seed)
     _, labels, targets = scene([(100, 100)] * len(counts), counts, K, degenerate=True)
-    losses = DfineCriterion(MatchingCosts(label=2.0), DfineLossWeights(), "varifocal_matched").losses(
+    losses = DfineCriterion(MatchingCosts(label=2.0), DfineLossWeights(), classification).losses(
         {"layers": found}, targets, LossContext()
     )
-    expected, _ = expected_losses(found, labels)
+    expected, _ = expected_losses(found, labels, classification)
     assert list(losses) == ["label", "l1", "giou", "fgl", "auxiliary", "proposals", "ddf"]
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-5)
     leaves = found[:3]

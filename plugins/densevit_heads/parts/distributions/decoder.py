@@ -182,7 +182,7 @@ class DistributionDecoder(nn.Module):
             DistributionDecoderLayer(options, scale, num_points, deterministic, activation) for scale in scales
         )
         self.scales = scales
-        self.positions = Mlp(4, 2 * width, width, 2)
+        self.positions = Mlp(4, 2 * width, width, 2, activation)
         self.initial_box_head = box_head(width, activation=activation)
         self.label_heads = nn.ModuleList(label_head(width * scale, num_classes) for scale in scales)
         self.corner_heads = nn.ModuleList(
