@@ -1,4 +1,4 @@
-"""Converts YOLO, VOC, labelme or COCO data to COCO's format.
+"""Converts YOLO, VOC, labelme, COCO, Label Studio or Open Images data to COCO's format.
 
 `data=folder data.root=OUT` reads it.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from densevit.channels import Channels
     from densevit.config import DataSection
 
-FORMATS = ("yolo", "voc", "labelme", "coco")
+FORMATS = ("yolo", "voc", "labelme", "coco", "coco_panoptic", "label_studio", "open_images")
 
 EXAMPLES = """examples:
   densevit data convert yolo ~/yolo_set ~/my_set

@@ -51,7 +51,8 @@ class AnnotatedImage:
     """One image file.
 
     height, width: the size of the annotations' grid. content: the bytes to write; None: copy the file `path`.
-    label_file_exists: False for a YOLO image without a text file, converted without objects.
+    label_file_exists: False for a YOLO image without a text file, converted without objects. negatives: the classes
+    without objects in the image, if only these and those with objects are labelled; None: all are.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class AnnotatedImage:
     objects: tuple[AnnotatedObject, ...]
     content: bytes | None = None
     label_file_exists: bool = True
+    negatives: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, repr=False)

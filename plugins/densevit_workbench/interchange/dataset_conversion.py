@@ -25,6 +25,7 @@ from densevit_workbench.interchange.faults import Faults
 from densevit_workbench.interchange.foreign_exports import check_export
 from densevit_workbench.interchange.label_studio import read_label_studio
 from densevit_workbench.interchange.labelme import read_labelme
+from densevit_workbench.interchange.open_images import read_open_images
 from densevit_workbench.interchange.panoptic_reader import read_panoptic
 from densevit_workbench.interchange.splitting import merge_classes, split_again
 from densevit_workbench.interchange.voc import read_voc
@@ -37,6 +38,7 @@ READERS: dict[str, Callable[..., Annotated]] = {
     "coco": read_coco,
     "coco_panoptic": read_panoptic,
     "label_studio": read_label_studio,
+    "open_images": read_open_images,
 }
 DEFAULT_SPLITS = {"train": 0.8, "val": 0.2}  # if the source lacks train or val
 
@@ -78,6 +80,8 @@ def convert_dataset(
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
     if origin is not None and format != "voc":
         raise ConfigError(f"origin: only coordinates of voc may count from 0 or 1; the format is {format}.")
+    if merge and format == "open_images":
+        raise ConfigError("merge: the classes of open_images are verified one by one in each image. Fix: leave it out.")
     source, out = user_path(source), user_path(out)
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
@@ -129,6 +133,8 @@ def coco_json(
     annotations: list[dict[str, Any]] = []
     for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
         listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        if image.negatives is not None:
+            listed[-1]["neg_category_ids"] = [category_id[name] for name in image.negatives if name in category_id]
         for obj in image.objects:
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[obj.category]}
             source = {"source": shown_place(obj.source, root)} if root and obj.source and not obj.segmentation else {}

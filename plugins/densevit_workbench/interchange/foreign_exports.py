@@ -33,6 +33,7 @@ _PANOPTIC = (
     "data.name=coco_panoptic with data.annotations, data.segments and data.images; for boxes and masks of its things, "
     "densevit data convert coco_panoptic {root} NEW_FOLDER"
 )
+_OPEN_IMAGES = "densevit data convert open_images {root} NEW_FOLDER"
 _MASKS = (
     "data.name=label_maps data.images='{{split}}/*.jpg' data.labels='{{split}}/*_mask.png' data.classes='[{classes}]'"
 )
@@ -45,7 +46,7 @@ _EXPORTS = (
     _Export("LabelMe 3.0's format", "*.xml", "<polygon>", _DATUMARO % "label_me"),
     _Export("KITTI's format", "label_2/*.txt", r"\A[A-Za-z_]+(\s-?[\d.]+){14,15}\s*$", _DATUMARO % "kitti"),
     _Export("MOT's format", "gt/gt.txt", r"\A\d+,-?\d+(,-?[\d.]+){4}", _DATUMARO % "mot_seq"),
-    _Export("Open Images' format", "*.csv", r"\AImageID,Source,LabelName,Confidence", _DATUMARO % "open_images"),
+    _Export("Open Images' format", "*.csv", r"\AImageID,Source,LabelName,Confidence", _OPEN_IMAGES),
     _Export("Roboflow's CSV", "_annotations.csv", r"\Afilename,width,height,class", "export it as COCO or YOLO"),
     _Export("Roboflow's masks", "_classes.csv", r"\APixel Value,\s*Class", _MASKS),
 )

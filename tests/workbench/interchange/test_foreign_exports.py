@@ -52,7 +52,7 @@ EXPORTS = {  # the files of each tool's export, and what the error says of it
     "MOT": ({"gt/gt.txt": "1,1,912,484,97,109,1,1,1\n"}, "MOT's .* -if mot_seq"),
     "Open Images": (
         {"train-annotations-bbox.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax\na,x,/m/1,1,0,1\n"},
-        "Open Images' .* -if open_images",
+        "Open Images' .* data convert open_images",
     ),
     "Roboflow CSV": (
         {"train/_annotations.csv": "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,9,9,a,1,1,2,2\n"},
