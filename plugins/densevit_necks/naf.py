@@ -27,6 +27,8 @@ class NAF(Neck):
     The names of tensors are the authors': `heads.NAME.neck.weights` takes their naf_release.pth (Apache-2.0), and runs
     of the method `naf`. For a neck that stays as loaded: `heads.NAME.freeze: [neck.*]`.
 
+    Most of its memory is the encoder's, whose convolutions run at the images' size.
+
     stride: the stride of the output in pixels, a divisor of the last feature's. None: the smallest of at least 4. Above
     4, images are resized to 4 pixels per cell first, as by the authors; theirs become square.
     width: channels of queries and keys, a multiple of 32; 256 in the published weights.

@@ -8,7 +8,7 @@ from torch import Tensor
 from densevit.layers.tracing import is_exporting
 
 _SHARE = 4  # chunks gather at most this fraction of the output ...
-_FEWEST = 1 << 20  # ... or this number of values
+_FEWEST = 1 << 17  # ... or this number of values
 
 
 def neighbourhood_attention(
@@ -18,7 +18,7 @@ def neighbourhood_attention(
 
     At a border the window moves inward, as in NATTEN with a dilation of f and keys repeated f times; in a map with
     fewer cells, it has all of them. Without gradients, cells are computed in chunks, so that memory besides the
-    arguments stays below twice the output.
+    arguments stays below twice an output of some megabytes.
 
     queries: (B, E, h * f, w * f). keys: (B, E, h, w). values: (B, C, h, w). cells: (B, 2), the rows and columns of
     cells inside of each image; None: all. E and C are multiples of num_heads. Returns (B, C, h * f, w * f).
