@@ -25,7 +25,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS), help="the format of SRC")
     parser.add_argument("source", metavar="SRC", type=Path, help="the data set's folder, data.yaml or json")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: SPLIT.json, and images in SPLIT")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a new folder: annotations/ and images/")
     parser.add_argument(
         "overrides",
         metavar="data.channels=NAMES",

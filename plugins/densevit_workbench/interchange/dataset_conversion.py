@@ -59,7 +59,8 @@ def convert_dataset(
     origin: Literal[0, 1] | None = None,
     channels: Channels | None = None,
 ) -> Annotated:
-    """Converts a data set to COCO's format: out/SPLIT.json with the images in out/SPLIT, for `data.root`.
+    """Converts a data set to COCO's format, for `data.root`, Datumaro and CVAT: out/annotations/instances_SPLIT.json,
+    with the images in out/images/SPLIT.
 
     format: a key of `READERS`, such as "yolo". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
@@ -117,9 +118,11 @@ def _write_split(
 ) -> None:
     names = _file_names(images, source)
     for image, name in track(zip(images, names, strict=True), f"Writing {split}", len(images)):
-        _link_or_copy(image, folder / split / name, channels)
-    (folder / split).mkdir(exist_ok=True)
-    (folder / f"{split}.json").write_text(coco_json(annotated, images, names), encoding="utf-8")
+        _link_or_copy(image, folder / "images" / split / name, channels)
+    for place in ("annotations", f"images/{split}"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    file = folder / "annotations" / f"instances_{split}.json"
+    file.write_text(coco_json(annotated, images, names), encoding="utf-8")
 
 
 def coco_json(

@@ -47,6 +47,7 @@ _EXPORTS = (
     _Export("KITTI's format", "label_2/*.txt", r"\A[A-Za-z_]+(\s-?[\d.]+){14,15}\s*$", _DATUMARO % "kitti"),
     _Export("MOT's format", "gt/gt.txt", r"\A\d+,-?\d+(,-?[\d.]+){4}", _DATUMARO % "mot_seq"),
     _Export("Open Images' format", "*.csv", r"\AImageID,Source,LabelName,Confidence", _OPEN_IMAGES),
+    _Export("Hugging Face's format", "metadata.jsonl", '"bbox"', "data='{{name: hf, path: {root}}}'"),
     _Export("Roboflow's CSV", "_annotations.csv", r"\Afilename,width,height,class", "export it as COCO or YOLO"),
     _Export("Roboflow's masks", "_classes.csv", r"\APixel Value,\s*Class", _MASKS),
 )

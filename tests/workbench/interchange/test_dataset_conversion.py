@@ -92,18 +92,22 @@ def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
     with pytest.warns(UserWarning, match=r"1 image has no text file: images/train/b.png"):
         converted = convert_dataset("yolo", yolo(tmp_path / "in"), out)
     assert repr(converted).startswith("Annotated(2 classes, train: 2 images")
-    box, polygon = annotations(out / "train.json", "a.png")
+    box, polygon = annotations(out / "annotations/instances_train.json", "a.png")
     # x from 0.375 to 0.625 of 80, y from 0.25 to 0.75 of 40
     assert (box["class"], box["bbox"], box["area"]) == ("dog", [30, 10, 20, 20], 400)
     facts = [polygon[key] for key in ("class", "bbox", "segmentation", "area")]
     assert facts == ["cat", [8, 4, 32, 20], [[8, 4, 40, 4, 40, 24]], 32 * 20 / 2]
-    assert read(out / "train.json").annToMask(polygon).sum() == pytest.approx(320, abs=20)
-    assert annotations(out / "train.json", "b.png") == [], "an image without a text file has no objects"
-    [clipped] = annotations(out / "val.json", "c.png")
+    assert read(out / "annotations/instances_train.json").annToMask(polygon).sum() == pytest.approx(320, abs=20)
+    assert annotations(out / "annotations/instances_train.json", "b.png") == [], (
+        "an image without a text file has no objects"
+    )
+    [clipped] = annotations(out / "annotations/instances_val.json", "c.png")
     assert clipped["bbox"] == [0, 10, 20, 20], "clipped to the image"
     dataset = densevit.create_dataset("coco", "train", root=str(out))
     assert len(dataset) == 2 and [one.name for one in dataset.classes["detection"]] == ["cat", "dog"]
-    assert (out / "train" / "a.png").stat().st_ino == (tmp_path / "in/images/train/a.png").stat().st_ino, "a hard link"
+    assert (out / "images/train/a.png").stat().st_ino == (tmp_path / "in/images/train/a.png").stat().st_ino, (
+        "a hard link"
+    )
 
 
 A_TXT = "labels/train/a.txt"
@@ -182,12 +186,14 @@ def test_voc_boxes_count_from_one_and_difficult_objects_are_crowds(tmp_path: Pat
     coded.putpalette(np.arange(768) % 256)
     coded.save(root / "SegmentationObject" / "b.png")
     convert_dataset("voc", root, tmp_path / "out")
-    person, boat = annotations(tmp_path / "out" / "train.json", "a.jpg")
+    person, boat = annotations(tmp_path / "out" / "annotations/instances_train.json", "a.jpg")
     # pixels 1 to 10 are columns 0 to 9
     assert (person["class"], person["bbox"], person["iscrowd"]) == ("person", [0, 10, 10, 30], 0)
     assert (boat["class"], boat["bbox"], boat["iscrowd"]) == ("boat", [20, 0, 1, 2], 1), "one pixel wide"
-    person, boat = annotations(tmp_path / "out" / "val.json", "b.jpg")
-    np.testing.assert_array_equal(read(tmp_path / "out" / "val.json").annToMask(person), pixels == 1)
+    person, boat = annotations(tmp_path / "out" / "annotations/instances_val.json", "b.jpg")
+    np.testing.assert_array_equal(
+        read(tmp_path / "out" / "annotations/instances_val.json").annToMask(person), pixels == 1
+    )
     assert person["area"] == 32 and "segmentation" not in boat
 
 
@@ -211,7 +217,10 @@ def test_labelme_shapes(tmp_path: Path):
     root = labelme(tmp_path / "in", "a", shapes)
     with pytest.warns(UserWarning, match="7 shapes found: 6 used, 1 left out .1 of the type point, which has"):
         convert_dataset("labelme", root, tmp_path / "out", splits={"train": 1.0})
-    found = {(one["class"], one["bbox"][0]): one for one in annotations(tmp_path / "out" / "train.json", "a.png")}
+    found = {
+        (one["class"], one["bbox"][0]): one
+        for one in annotations(tmp_path / "out" / "annotations/instances_train.json", "a.png")
+    }
     facts = {key: (one["bbox"][1:], one["area"], len(one.get("segmentation", ()))) for key, one in found.items()}
     assert facts == {
         ("leaf", 10): ([10, 10, 10], 100, 1),
@@ -223,14 +232,16 @@ def test_labelme_shapes(tmp_path: Path):
     assert found["leaf", 10]["segmentation"] == [[10, 10, 20, 10, 20, 20, 10, 20]]
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[21:23, 32:35] = 1
-    np.testing.assert_array_equal(read(tmp_path / "out" / "train.json").annToMask(found["spot", 32]), expected)
+    np.testing.assert_array_equal(
+        read(tmp_path / "out" / "annotations/instances_train.json").annToMask(found["spot", 32]), expected
+    )
 
 
 def test_coco_is_split_by_class_and_classes_are_merged(tmp_path: Path):
     out = tmp_path / "out"
     arguments = ["--splits", "train=0.8,val=0.2", "--merge", "van,car=vehicle"]
     assert main(["data", "convert", "coco", str(coco(tmp_path / "in")), str(out), *arguments, "--quiet"]) == 0
-    apis = {split: read(out / f"{split}.json") for split in ("train", "val")}
+    apis = {split: read(out / f"annotations/instances_{split}.json") for split in ("train", "val")}
     assert apis["val"].dataset["categories"] == [{"id": 3, "name": "vehicle"}, {"id": 20, "name": "boat"}]
     counts = [[len(set(api.getImgIds(catIds=[category]))) for api in apis.values()] for category in (20, 3)]
     assert counts == [[5, 1], [33, 8]], "of 6 and 41, as nearly as possible"

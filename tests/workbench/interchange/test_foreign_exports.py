@@ -140,6 +140,6 @@ def test_things_of_panoptic_maps_become_boxes_and_masks(tmp_path: Path):
         "train": 1,
         "val": 1,
     }
-    [cat] = json.loads((tmp_path / "out" / "val.json").read_text())["annotations"]
+    [cat] = json.loads((tmp_path / "out" / "annotations/instances_val.json").read_text())["annotations"]
     assert cat["bbox"] == [10, 5, 20, 10] and cat["area"] == 200 and cat["category_id"] == 3
     assert np.array_equal(rle.decode(cat["segmentation"]) > 0, ids == 7)

@@ -20,7 +20,11 @@ def convert(format: str, root: Path, **options: Any) -> Annotated:
     """Converts; all boxes of the result must be BOX."""
     out = root.with_name("out")
     result = convert_dataset(format, root, out, **options)
-    boxes = [one["bbox"] for file in out.glob("*.json") for one in json.loads(file.read_text("utf-8"))["annotations"]]
+    boxes = [
+        one["bbox"]
+        for file in out.glob("annotations/*.json")
+        for one in json.loads(file.read_text("utf-8"))["annotations"]
+    ]
     assert boxes and all(box == BOX for box in boxes), boxes
     return result
 

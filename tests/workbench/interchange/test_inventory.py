@@ -69,7 +69,7 @@ def test_what_is_found_is_used_or_left_out_for_a_reason(tmp_path, capsys):
         assert len(skipped) == len(reasons), skipped
         for part, count in reasons.items():
             assert [number for reason, number in skipped.items() if part in reason] == [count], (part, skipped)
-    written = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "val")]
+    written = [json.loads((out / f"annotations/instances_{split}.json").read_text()) for split in ("train", "val")]
     assert counts[0]["used"] == sum(len(document["images"]) for document in written) == len(files(out, ".jpg"))
     assert counts[2]["used"] == sum(len(document["annotations"]) for document in written)
     arguments = ["data", "convert", "yolo", str(root), str(tmp_path / "strict"), "--skip-unreadable"]

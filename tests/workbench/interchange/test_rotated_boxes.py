@@ -86,7 +86,10 @@ def test_all_readers_and_converters_use_the_box_around_the_rotated_corners(tmp_p
             expected = [*points.min(axis=0), *points.max(axis=0)]
             np.testing.assert_allclose(targets["boxes"][0], expected, atol=1e-4, err_msg=f"{folder} {degrees}")
             assert targets["area"].tolist() == pytest.approx([W * H], abs=1e-4)
-    written = {one["image_id"]: one for one in json.loads((again / "val.json").read_text())["annotations"]}
+    written = {
+        one["image_id"]: one
+        for one in json.loads((again / "annotations/instances_val.json").read_text())["annotations"]
+    }
     if source != "labelme":  # whose polygons are written
         degrees = sorted(one["attributes"]["rotation"] % 360 for one in written.values() if "attributes" in one)
         turned = [one % 360 for one in DEGREES]

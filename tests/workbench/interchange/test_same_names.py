@@ -94,14 +94,15 @@ def make(name: str, root: Path, folders: Sequence[str]) -> None:
 def contents(root: Path) -> dict[int, tuple[str, list[float]]]:
     """The split and the box of each image, as the data set `coco` reads them; its key is from its pixels."""
     found = {}
-    for file in root.glob("*.json"):
-        annotations = dict.fromkeys((file.stem, "val"), file.name)
-        dataset = densevit.create_dataset("coco", file.stem, root=str(root), annotations=annotations)
+    for file in [*root.glob("*.json"), *root.glob("annotations/*.json")]:
+        split = file.stem.removeprefix("instances_")
+        annotations = dict.fromkeys((split, "val"), str(file.relative_to(root)))
+        dataset = densevit.create_dataset("coco", split, root=str(root), annotations=annotations)
         for index in range(len(dataset)):
             sample = dataset[index]
             k = round(float(sample["image"][0].float().mean()) / 80)
             assert k not in found, "each image once"
-            found[k] = (file.stem, sample["targets"]["boxes"].flatten().tolist())
+            found[k] = (split, sample["targets"]["boxes"].flatten().tolist())
     return found
 
 

@@ -140,7 +140,9 @@ def test_keypoints_are_written_in_cocos_format(tmp_path: Path):
     root = data_set(tmp_path / "in", ["0 0.5 0.5 0.4 0.6 0.4 0.4 -1 -1 0.6 0.7"] * 3, "kpt_shape: [3, 2]\n")
     converted = convert_dataset("yolo", root, tmp_path / "out")
     assert converted.notes == ("boxes have 3 keypoints, kept in the json; no built-in head uses them",)
-    first: dict[str, Any] = json.loads((tmp_path / "out" / "val.json").read_text())["annotations"][0]
+    first: dict[str, Any] = json.loads((tmp_path / "out" / "annotations/instances_val.json").read_text())[
+        "annotations"
+    ][0]
     assert first["bbox"] == [60, 20, 80, 60] and "segmentation" not in first
     assert first["keypoints"] == [80, 40, 2, 0, 0, 0, 120, 70, 2] and first["num_keypoints"] == 2
 
