@@ -17,10 +17,9 @@ _TRACKERS = {  # short names of Lightning's loggers, which are also their packag
     "wandb": "pytorch_lightning.loggers:WandbLogger",
     "mlflow": "pytorch_lightning.loggers:MLFlowLogger",
 }
-_BASES = {
-    "callback": "pytorch_lightning:Callback",
-    "logger": "pytorch_lightning.loggers:Logger",
-}
+_RUN_NAMES = {"wandb": ("name",), "mlflow": ("run_name",)}  # the option that names a run
+_LIGHTNING = ("pytorch_lightning.", "lightning.pytorch.", "lightning_fabric.", "lightning.fabric.")  # the same classes
+_BASES = {"callback": "pytorch_lightning.Callback", "logger": "pytorch_lightning.loggers.Logger"}
 _FORMS = {
     "schedule": "module:function, or one of constant, cosine, poly and step",
     "callback": "module:Class, as in pytorch_lightning.callbacks:EarlyStopping",
@@ -45,11 +44,12 @@ def load(noun: str, name: str) -> Any:
                 "that returns the learning rate factor, or a class with such a __call__."
             )
         return imported
-    if not (isinstance(imported, type) and issubclass(imported, registry.import_object(noun, _BASES[noun]))):
+    bases = [
+        f"{base.__module__}.".startswith(_LIGHTNING) and base.__name__ for base in getattr(imported, "__mro__", ())
+    ]
+    if noun.capitalize() not in bases:
         what = f"the class {imported.__name__}" if isinstance(imported, type) else f"a {type(imported).__name__}"
-        raise PluginError(
-            f"The {noun} {name!r} is {what}, which is not a subclass of {_BASES[noun].replace(':', '.')}."
-        )
+        raise PluginError(f"The {noun} {name!r} is {what}, which is not a subclass of {_BASES[noun]}.")
     return imported
 
 
@@ -80,7 +80,11 @@ def check(noun: str, section: PluginSection, where: str, folder: str = ".") -> d
             )
         return {}
     plugin = load(noun, section.name)
-    options = {"save_dir": folder} if noun == "logger" and signatures.takes(plugin, "save_dir") else {}
-    if section.name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):  # MLflow 3 refuses folders
-        options["tracking_uri"] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
+    run_name = {key: Path(folder).name for key in _RUN_NAMES.get(section.name, ())}
+    save_dir = {"save_dir": folder} if noun == "logger" and signatures.takes(plugin, "save_dir") else {}
+    options = run_name | save_dir
+    has_server = section.options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+    if section.name == "mlflow" and not has_server:  # MLflow 3 refuses folders
+        database, files = (Path(folder).absolute() / name for name in ("mlflow.db", "mlruns"))
+        options |= {"tracking_uri": f"sqlite:///{database}", "artifact_location": files.as_uri()}
     return signatures.check(plugin, (), section.name, options | section.options, where)

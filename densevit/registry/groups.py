@@ -35,8 +35,11 @@ POSITIONAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 
 # Groups without interface: modules of the command line; names of `densevit.__all__`; classes of the workbench and of
-# the probes.
-_WITHOUT_INTERFACE = {"commands": "command", "names": "public name", "inspectors": "inspector", "probes": "probe"}
+# the probes; functions that give loggers a finished run folder, and that convert predictions for label tools.
+_WITHOUT_INTERFACE = {
+    **{"commands": "command", "names": "public name", "inspectors": "inspector", "probes": "probe"},
+    **{"loggers": "logger", "prelabels": "format of label tools"},
+}
 _NOUNS = {**_WITHOUT_INTERFACE, "transforms": "set of transforms", "optimizers": "optimiser"}
 PLUGIN_GROUPS = (*INTERFACES, *_WITHOUT_INTERFACE)
 

@@ -7,23 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from densevit import registry
 from densevit.atomic_io import atomic_file
 from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.paths import user_path
+from densevit.targets.mask_polygons import polygons_of
 from densevit_batch.prediction_folder import check_model, saved_classes
 from densevit_batch.prediction_tables import is_table, listed_images, object_entries, objects_list, read_table
 
 if TYPE_CHECKING:
     from densevit import DenseModel
-
-_POINTS = 3  # least number of points of a polygon
-_TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
 
 
 class Prelabels(NamedTuple):
@@ -35,14 +33,21 @@ class Prelabels(NamedTuple):
 
 
 def prelabel(
-    predictions: str | Path, model: "DenseModel", out: str | Path, threshold: float | None = None, source: str = "model"
+    predictions: str | Path,
+    model: "DenseModel",
+    out: str | Path,
+    threshold: float | None = None,
+    source: str = "model",
+    format: str = "coco",
 ) -> Prelabels:
     """Writes the objects in a folder of `densevit predict` as annotations.
 
     model: the model of the predictions, as from `load`; writes the objects of its first head with predictions.json or
     objects.parquet. threshold: the score threshold; None: the threshold from the model's validation, or 0.5. source:
-    the model's name, for messages. Masks become polygons for editing. Raises DensevitError for predictions of another
-    model, and DataError for a folder without objects.
+    the model's name, for messages. format: "coco", or a plugin of the group "prelabels", such as "label-studio". out: a
+    json; in COCO's format also a folder, which gets annotations/instances_train.json and images/, as Datumaro reads it.
+    Masks become polygons for editing. Raises DensevitError for predictions of another model, and DataError for a folder
+    without objects.
 
     Example:
         >>> from densevit.cli import main
@@ -57,8 +62,14 @@ def prelabel(
     head, entries = _entries(folder, list(model.classes), images)
     lowest = model.default_thresholds[head] if threshold is None else threshold
     document = coco_document(images, entries, saved_classes(folder, model.classes)[head], lowest)
-    with atomic_file(out) as partial:
-        partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    content = document if format == "coco" else registry.load("prelabels", format)(document, model.fingerprint())
+    file = out
+    if format == "coco" and out.suffix.lower() != ".json":
+        file = out / "annotations" / "instances_train.json"
+        for place in (file.parent, out / "images" / "train"):
+            place.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return Prelabels(len(document["annotations"]), head, lowest)
 
 
@@ -127,17 +138,8 @@ def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
     if not mask.any():
         return {}
     bbox = entry.get("bbox", rle.toBbox(rle.encode(np.asfortranarray(mask))).tolist())
-    polygons = _polygons(mask)
+    polygons = polygons_of(mask)
     return {**({"segmentation": polygons} if polygons else {}), "area": float(mask.sum()), "bbox": bbox}
-
-
-def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outlines of a mask (H, W) along pixel edges; holes are filled."""
-    # In a mask enlarged three times, contours run through the outer thirds of border pixels.
-    large = cv2.resize(np.ascontiguousarray(mask), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outlines = [cv2.approxPolyDP(contour, 3 * _TOLERANCE, True)[:, 0] for contour in contours]
-    return [((outline + 0.5) / 3).round(2).ravel().tolist() for outline in outlines if len(outline) >= _POINTS]
 
 
 def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from densevit import registry
@@ -31,7 +30,8 @@ def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[s
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
         names = [*metrics, *_ALSO_MONITORED]
-        if isinstance(callback, EarlyStopping | ModelCheckpoint) and monitor is not None and monitor not in names:
+        bases = {base.__name__ for base in type(callback).__mro__}  # also of lightning.pytorch
+        if bases & {"EarlyStopping", "ModelCheckpoint"} and monitor is not None and monitor not in names:
             raise ConfigError(
                 f"trainer.callbacks: {name} monitors {monitor!r}, which is not a metric.{did_you_mean(monitor, names)}"
             )

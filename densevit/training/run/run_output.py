@@ -7,6 +7,7 @@ from pathlib import Path
 from rich import get_console
 
 from densevit import config as configs
+from densevit import registry
 from densevit.atomic_io import replaced_file
 from densevit.errors import counted, one_line, resume_hint
 from densevit.evaluation import metrics_file, tables_file
@@ -83,6 +84,8 @@ def finish(plan: Plan, folder: Path, best: BestModel, indices: Mapping[int | str
         later = counted(best.best_epoch.stale, "later validation")
         show(f"Model and metrics are from the best epoch; no improvement in {later}.", console)
     _write_report(plan, folder, indices)
+    for log_run_folder in registry.load_all("loggers"):
+        log_run_folder(plan.trainer.loggers, folder, step)
     if stopped:
         return [f"Stopped.{resume_hint(resume_command(folder))}"]
     return [*end_notes.next_commands(plan.config, folder), *end_notes.largest_errors(plan)]

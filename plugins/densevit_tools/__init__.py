@@ -1,0 +1,1 @@
+"""Links to other tools: CVAT, Label Studio, FiftyOne, Optuna, MLflow, W&B and Hugging Face datasets."""
