@@ -66,8 +66,8 @@ def prelabel(
     file = out
     if format == "coco" and out.suffix.lower() != ".json":
         file = out / "annotations" / "instances_train.json"
-        for place in (file.parent, out / "images" / "train"):
-            place.mkdir(parents=True, exist_ok=True)
+        for parent in (file.parent, out / "images" / "train"):
+            parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(file) as partial:
         partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return Prelabels(len(document["annotations"]), head, lowest)

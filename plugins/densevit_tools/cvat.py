@@ -60,7 +60,7 @@ class DetectionFunction:
 
 
 def create(model: str, shape: Shape | Literal[""] = "", device: str = "auto") -> DetectionFunction:
-    """The detection function of a model. model: a source of `densevit.load`. shape: see `DetectionFunction`."""
+    """Loads a model. model: a source of `densevit.load`. shape: the parameter of `DetectionFunction`."""
     return DetectionFunction(densevit.load(model, device), shape)
 
 

@@ -35,6 +35,7 @@ WORDS = {
 EDITS = {
     r"max_steps=[\d_]+": 'max_steps=2, accelerator="cpu"',
     r"val_check_interval=\d+": "val_check_interval=2",
+    r"n_trials=\d+": "n_trials=2",
     r'device="cuda"': 'device="cpu"',
 }
 # Packages that a block needs if it has this text.
@@ -44,6 +45,9 @@ NEEDED = {
     r"\btimm\b": ("timm",),
     "smp": ("segmentation_models_pytorch",),
     "hf:": ("huggingface_hub",),
+    "optuna": ("optuna",),
+    "cvat": ("cvat_sdk",),
+    "name: hf": ("datasets",),
 }
 
 

@@ -119,8 +119,8 @@ def _write_split(
     names = _file_names(images, source)
     for image, name in track(zip(images, names, strict=True), f"Writing {split}", len(images)):
         _link_or_copy(image, folder / "images" / split / name, channels)
-    for place in ("annotations", f"images/{split}"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
+    for name in ("annotations", f"images/{split}"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     file = folder / "annotations" / f"instances_{split}.json"
     file.write_text(coco_json(annotated, images, names), encoding="utf-8")
 
