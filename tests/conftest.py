@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -213,6 +213,21 @@ def copied_run(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Pa
         return Path(shutil.copytree(trained(config, overrides), tmp_path / name))
 
     return copied_run
+
+
+@pytest.fixture(scope="session")
+def quick_exports() -> Iterator[None]:
+    """Exported files are compared on a smaller large image, of several windows still, and timed once."""
+    from densevit_export import exporting, file_plan, quantization
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (file_plan, "_LARGE", (133, 165)),
+            (exporting, "_RUNS", 1),
+            (quantization, "_ROUNDS", 1),
+        ):
+            patch.setattr(module, name, value)
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """densevit.metrics in an own loop, against the evaluation of the same predictions."""
 
-import doctest
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +61,3 @@ def test_maps_are_given_as_tensors(name: str, key: str) -> None:
     assert str(maps.metrics()) == str(dicts.metrics())
     with pytest.raises(densevit.DataError, match="a Tensor is given for an image; a dict with boxes, scores, labels"):
         metrics.CocoDetection(2).update(torch.zeros(1, 3, 4), [{}])
-
-
-def test_the_example_runs() -> None:
-    test = doctest.DocTestParser().get_doctest(str(metrics.__doc__), {"densevit": densevit, "torch": torch}, "", "", 0)
-    assert len(test.examples) == 9 and not doctest.DocTestRunner().run(test).failed

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from densevit.channels import RGB, Channels
-from densevit.errors import DataError, DensevitError
+from densevit.errors import DensevitError
 from densevit_batch.image_listing import find_images
 
 pytestmark = pytest.mark.usefixtures("cwd")
@@ -166,18 +166,6 @@ def test_label_maps_of_a_tar_are_no_images():
     ):
         names = [name for name, _, _ in described("labels.tar")]
     assert sorted(names) == sorted(f"labels.tar/{name}" for name in images)
-
-
-def test_damaged_tar_is_an_error_alone_and_a_failed_image_in_a_list():
-    image("1.png")
-    tar_of("cut.tar", ["1.png"])
-    Path("cut.tar").write_bytes(Path("cut.tar").read_bytes()[:600])
-    with pytest.raises(DataError, match=r"^cut\.tar cannot be read: empty header .*damaged or cut short\?$"):
-        find_images(["1.png", "cut.tar"])
-    first, second = find_images(["-"], stdin="cut.tar\n1.png\n")
-    assert (first.file_name, second.file_name) == ("cut.tar", "1.png") and second.read(RGB).shape == (6, 8, 3)
-    with pytest.raises(DataError, match="empty header"):
-        first.read(RGB)
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,3 @@ def test_maps_equal_those_of_the_image_in_memory(channels, form, size, options, 
     assert read("rows/images.json") == read("whole/images.json")
     for drawn in ("surfaces/drawn/a.jpg", "depth/drawn/a.jpg"):
         assert np.array_equal(Image.open(f"rows/{drawn}"), Image.open(f"whole/{drawn}"))
-
-
-def test_a_damaged_segment_is_reported(predict, capsys):
-    write(Path("a.tif"), image(BANDS, 117, 131), "tiles")
-    with tifffile.TiffFile("a.tif") as file:
-        offset = file.pages[0].dataoffsets[-1]
-    data = Path("a.tif").read_bytes()
-    Path("a.tif").write_bytes(data[:offset] + bytes(50) + data[offset + 50 :])
-    assert predict(predictor(BANDS, segmentation=Segmenter), "rows", "--window", "48") == 1
-    assert "a.tif cannot be read" in capsys.readouterr().err and not [*Path("rows").rglob("*.tif*")]
-    assert read("rows/images.json") == []

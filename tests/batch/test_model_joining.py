@@ -72,23 +72,6 @@ def test_classes_thresholds_licences_and_inference_are_kept_per_head(tmp_path):
     assert model.inference == alone and alone["detection"].nms == 0.5 and alone["surfaces"].flip
 
 
-def test_an_evaluation_depends_on_what_it_depends_on_alone(tmp_path):
-    """Every key of `trainer` that `evaluate` reads, the heads' evaluation, and the data's."""
-    changed = {"precision": "bf16-mixed", "accelerator": "cpu", "tf32": True, "channels_last": True, "compile": True}
-    changed, heads = (
-        changed | {"replace_layers": False},
-        {"depth": {**DEPTH["depth"], "evaluation": {"align": "median"}}},
-    )
-    data = {"depth": True, "val_split": "val", "batch_size": 3, "on_error": "skip"}
-    write_run(tmp_path / "depth", heads, 1, trainer={"max_epochs": 1, **changed}, data=data)
-    alone = densevit.load(tmp_path / "depth").config
-    model_file.save(join([read_part(tmp_path / "depth")]), tmp_path / "joined.safetensors")
-    together = densevit.load(tmp_path / "joined.safetensors", trust=True).config
-    assert all(config.trainer.model_dump(include={*changed}) == changed for config in (together, alone))
-    assert together.heads["depth"].evaluation == alone.heads["depth"].evaluation
-    assert together.data.model_dump(include={*data}) == alone.data.model_dump(include={*data})
-
-
 def test_names_of_heads(runs, tmp_path):
     for name in ("train", "class"):
         with pytest.raises(ConfigError, match=name):

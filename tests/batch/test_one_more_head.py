@@ -77,8 +77,3 @@ def test_without_weights_of_a_model_the_backbone_is_missing(joined, tmp_path):
     for weights in (None, "timm:resnet18", str(tmp_path / "nothing")):
         with pytest.raises(ConfigError, match=r"backbone is missing"):
             configs.from_mapping({"weights": weights, "heads": DEPTH, **TRAINING})
-
-
-def test_a_file_of_classes_needs_the_folder_of_its_run(joined):
-    with pytest.raises(ConfigError, match="its code would run"):
-        configs.from_mapping({"weights": str(joined / "model.safetensors"), "heads": DEPTH, **TRAINING})

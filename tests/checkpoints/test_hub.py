@@ -66,12 +66,6 @@ def test_all_hub_shards_are_downloaded(hub, folder):
     assert_state(read("hf:facebook/model").tensors)
 
 
-def test_a_repository_without_weights_is_an_error(hub):
-    hub.files["facebook/model"] = {"README.md": b"# A model"}
-    with pytest.raises(WeightsError, match=r"facebook/model has no model\.safetensors or .*Name a file in it: hf:"):
-        read("hf:facebook/model")
-
-
 @pytest.mark.parametrize(
     ("source", "beside"),
     [

@@ -117,18 +117,6 @@ def test_parameters_are_those_of_the_model_that_the_recipe_builds(layout):
         assert found == pytest.approx(model.parameters, rel=0.01), f"{model.name}: {found:,}"
 
 
-@pytest.mark.integration
-def test_accuracies_of_torchvision_are_its_own_and_all_its_weights_of_these_families_are_listed():
-    from torchvision import models
-
-    listed = {model.name: model.score for model in MODELS if model.name.startswith("torchvision:")}
-    for name in {name.removeprefix("torchvision:").partition("/")[0] for name in listed}:
-        for entry in models.get_model_weights(name):
-            accuracy = entry.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-            assert listed.pop(f"torchvision:{name}/{entry.name}") == pytest.approx(accuracy / 100)
-    assert not listed
-
-
 def test_task_and_pretrained_choose_rows():
     assert list(dict.fromkeys(model.task for model in MODELS)) == TASKS
     loads, files = densevit.list_models(pretrained=True), densevit.list_models(pretrained=False)
@@ -139,19 +127,6 @@ def test_task_and_pretrained_choose_rows():
     known = "Did you mean 'depth'? Known: backbone, depth, detection, panoptic, segmentation."
     with pytest.raises(WeightsError, match=rf"No published model has the task 'deth'\. {re.escape(known)}"):
         densevit.list_models("deth")
-
-
-@pytest.mark.integration
-def test_backbones_include_those_of_timm_with_their_licences():
-    timm = pytest.importorskip("timm")
-    rows = {model.name: model for model in densevit.list_models("backbone", pretrained=True)}
-    assert {f"timm:{name}" for name in timm.list_pretrained()} == {name for name in rows if name.startswith("timm:")}
-    assert {name for name in rows if not name.startswith("timm:")} == {
-        model.name for model in MODELS if model.task == "backbone"
-    }
-    convnext = rows["timm:convnextv2_tiny.fcmae_ft_in1k"]
-    assert (convnext.weights, convnext.clean, convnext.parameters) == ("cc-by-nc-4.0", False, None)
-    assert convnext.recipe == "backbone.name=timm backbone.model=convnextv2_tiny.fcmae_ft_in1k"
 
 
 def test_without_timm_its_backbones_are_left_out_with_a_warning(uninstalled):

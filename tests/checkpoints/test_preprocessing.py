@@ -45,15 +45,3 @@ def test_class_names_are_ordered_by_id_with_gaps_and_default_ones_ignored(tmp_pa
     (tmp_path / "config.json").write_text('{"id2label": ')
     with pytest.raises(WeightsError, match=r"config\.json: not in the format of transformers or timm"):
         preprocessing.folder_metadata(tmp_path)
-
-
-def test_timm_folder_and_newer_processor_are_read(tmp_path):
-    pretrained = {"mean": [0.5] * 3, "std": [0.25] * 3, "label_names": ["a", "b"]}
-    config = {"architecture": "vit", "pretrained_cfg": pretrained}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    found = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "classes": ["a", "b"], "config": config}
-    assert preprocessing.folder_metadata(tmp_path) == found
-    newer = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_flip_channel_order": True}
-    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": newer}))
-    found = preprocessing.folder_metadata(tmp_path)
-    assert found["std"] == pytest.approx((1, 1, 1)) and found["channel_order"] == "bgr"

@@ -69,24 +69,6 @@ def tiny(cwd: Path) -> Path:
     return cwd
 
 
-@pytest.mark.integration
-def test_a_training_prints_lines_after_a_quiet_one_that_prints_none(tiny, capsys, monkeypatch):
-    """Redirected, a line when half a minute is over. The second run folder has markup in its name."""
-    assert main(["train", "tiny.yaml", "--json", "--quiet", "--run-dir", "json", "trainer.max_steps=1"]) == 0
-    captured = capsys.readouterr()
-    result = json.loads(captured.out)
-    assert result["run"] == "json" and result["stopped_by"] == 0
-    assert result["metrics"] == json.loads((tiny / "json" / "metrics.json").read_text())
-    assert "writing to json/" not in captured.err  # the lines for people
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    assert main(["train", "tiny.yaml", "--run-dir", "m[/x]\x1b[1m"]) == 0
-    out = capsys.readouterr().out
-    assert r"writing to m[/x]\x1b[1m/" in out
-    lines = out.splitlines()
-    assert [line.split("  ")[0] for line in lines if line[:5] == "step "] == [f"step {n} of 4" for n in (1, 2, 3, 4)]
-    assert [line for line in lines if line.startswith("validation: ")]
-
-
 # ---- names from files, and streams ----
 
 HOSTILE = "[/x] [red] :smile: \x1b[31m \x9b1m \ud800 é"

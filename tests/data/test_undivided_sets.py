@@ -83,17 +83,3 @@ def test_a_file_in_both_splits_is_an_error(copy: str, form: Undivided, tmp_path:
     data = data_of({**form.section(tmp_path / "a"), "allow_overlap": True})
     data.use_split("val", other.train)
     check_overlap(data)
-
-
-def test_a_mix_divides_each_set_and_compares_all_files(tmp_path: Path):
-    sets = {}
-    for name in ("a COCO json", "patterns of depth maps", "images"):
-        SETS[name].write(tmp_path / name, NUMBERS)
-        sets[SETS[name].name] = {**SETS[name].section(tmp_path / name), "val_share": 0.2}
-    data = data_of({"name": "mix", "sets": sets})
-    assert len(data.train) + len(data.val) == 120
-    assert data.val.division.count("has no val split") == 3
-    check_overlap(data)  # one image is in one split in all sets
-    sets["images"] = {"name": "images", "root": str(tmp_path / "images"), "val_share": 0.01, "provides": []}
-    with pytest.raises(densevit.DataError, match=r"images of the split 'val' are also in 'train': .* or has the same"):
-        check_overlap(data_of({"name": "mix", "sets": sets}))

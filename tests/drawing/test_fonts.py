@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from densevit.drawing import fonts
 from densevit.drawing.draw import draw
@@ -62,16 +62,6 @@ def test_each_letter_of_latin_greek_and_cyrillic_names_has_a_glyph_of_its_own(in
 
 def test_a_name_with_separate_accents_is_drawn_as_with_composed_letters(installed):
     assert np.array_equal(boxes_named("Cafe\u0301"), boxes_named("Café"))
-
-
-def test_other_scripts_are_drawn_in_a_font_of_the_system(installed, tmp_path, recwarn):
-    installed(tmp_path / "unreadable.ttf", OTHER)
-    drawn = [text_image(text) for text in ("Ⓐ", "Ⓑ", MISSING, "aⒶ", "aⒷ", "a")]
-    assert len(set(drawn)) == len(drawn)
-    assert len({boxes_named(name).tobytes() for name in ("Ⓐ", "Ⓑ", "0")}) == 3
-    width = ImageFont.truetype(OTHER, 20).getlength("Ⓐ")
-    assert fonts.text_width("aⒶb", 20) == pytest.approx(fonts.text_width("ab", 20) + width, abs=1)
-    assert not [one for one in recwarn if one.category is UserWarning]
 
 
 def test_a_name_that_no_font_has_is_drawn_as_its_index_with_one_warning(installed):

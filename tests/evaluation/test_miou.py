@@ -13,7 +13,6 @@ from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
 from tests.evaluation.coco_reference import near_boundary
 from tests.evaluation.evaluated import image_scores_of, tables_of
-from tests.strict_device import DEVICE, Accelerator
 
 Image = tuple[dict[str, Any], dict[str, Any]]
 
@@ -118,18 +117,3 @@ def test_class_table_and_image_scores():
     np.testing.assert_allclose([row[2:] for row in rows], [[1 / 2, 1 / 2, 1], [2 / 4, 2 / 3, 2 / 3], [0, math.nan, 0]])
     assert image_scores_of(evaluator) == {"a": pytest.approx((1 / 2 + 1 / 3 + 0) / 3), "b": 1}
     assert evaluator.compute([evaluator.record(*image("c", [[0, 1]], [[0, 0]]))])["aAcc"] == 1 / 2
-
-
-def test_maps_on_an_accelerator_are_counted_there_with_one_transfer_per_batch():
-    """The labels of one batch, some of other classes, which are counted again."""
-    images = random_images(4)
-    images[2][0]["semantic"][:2] = 255
-    expected = evaluated(images, 6, batch=len(images), boundary=0.1)
-    with Accelerator() as device:
-        evaluator = SemanticSegmentation(classes(6), boundary=0.1)
-        remote = [({"semantic": found["semantic"].to(DEVICE)}, truth) for found, truth in images]
-        device.waits.clear()
-        evaluator.update(*zip(*remote[:2], strict=True))
-        assert sum(device.waits.values()) == 1
-        evaluator.update(*zip(*remote[2:], strict=True))
-    np.testing.assert_equal(evaluator.metrics(), expected.metrics())

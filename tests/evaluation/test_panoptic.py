@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from densevit.errors import ConfigError
-from densevit.evaluation.coco_masks import CocoMasks
-from densevit.evaluation.miou import SemanticSegmentation
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class, Head
-from densevit.targets import RunLengthMasks
-from tests.evaluation.coco_reference import Pairs, same, updated
+from tests.evaluation.coco_reference import Pairs, updated
 from tests.evaluation.evaluated import tables_of
 
 CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
@@ -146,43 +143,3 @@ def test_classes_of_masks_are_the_things() -> None:
     with pytest.raises(ConfigError, match="^masks is true, but .* class 0, .* class 1, class 2, class 4; "):
         Panoptic(CLASSES).prepare(Head([], [], []), data)
     Panoptic(CLASSES, masks=False).prepare(Head([], [], []), data)
-
-
-def all_tasks(seed: int) -> Pairs:
-    """With the masks of things in predictions and targets, and label maps of predictions."""
-    pairs = messy(seed, predicted_void=0)
-    for found, truth in pairs:
-        ids = [one for one in truth["panoptic"].unique().tolist() if one >= 0 and CLASSES[one // 1000].thing]
-        size = truth["panoptic"].shape
-        masks = torch.stack([truth["panoptic"] == one for one in ids] or [torch.zeros(size)])[: len(ids)].bool()
-        things = [THINGS.index(CLASSES[one // 1000]) for one in ids]
-        truth |= {"masks": RunLengthMasks.from_dense(masks, size), "labels": torch.tensor(things, dtype=torch.long)}
-        truth["iscrowd"] = torch.tensor([one in truth["panoptic_crowds"] for one in ids], dtype=torch.bool)
-        labels = torch.tensor([one // 1000 for one in ids], dtype=torch.long)
-        rng = np.random.default_rng(truth["image_id"])
-        found |= {"masks": masks.roll(1, -1), "labels": labels, "scores": torch.tensor(rng.random(len(ids)))}
-        found["semantic"] = found["panoptic"].div(1000, rounding_mode="floor").to(torch.uint8)
-    return pairs
-
-
-def test_one_table_of_all_tasks():
-    """Mask AP and mIoU equal those of their own evaluators."""
-    pairs = all_tasks(1)
-    masks, semantic = CocoMasks(THINGS), SemanticSegmentation(CLASSES)
-    for found, truth in pairs:
-        of_things = torch.tensor([THINGS.index(CLASSES[n]) for n in found["labels"].tolist()], dtype=torch.long)
-        masks.update([found | {"labels": of_things}], [truth])
-        labels = truth["panoptic"].div(1000, rounding_mode="floor")
-        semantic.update([found], [truth | {"semantic": labels.where(labels >= 0, 255).to(torch.uint8)}])
-    evaluator = evaluated(pairs)
-    metrics = evaluator.metrics()
-    expected = evaluated(pairs, masks=False, semantic=False).metrics() | masks.metrics() | semantic.metrics()
-    assert same(metrics, expected)
-    assert 0 < metrics["mask_AP"] < 1 and 0 < metrics["mIoU"] < 1
-
-    rows = tables_of(evaluator)["panoptic"]
-    assert rows[0] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN", "mask_AP", "IoU"]
-    assert [row[0] for row in rows[1:]] == ["all", "things", "stuff", *(c.name for c in CLASSES)]
-    assert rows[5][-2:] == [metrics["mask_AP/class 1"], metrics["IoU/class 1"]]
-    assert math.isnan(rows[4][-2])  # stuff has no mask AP
-    assert {one["category_id"] for one in evaluator.results()} <= {c.file_id for c in THINGS}

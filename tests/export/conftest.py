@@ -1,7 +1,6 @@
 """An exported file that several tests read, and exports that take less time."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,8 @@ from tests.small_models import NAMES, program_predictor
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_checks() -> Iterator[None]:
-    """Files are compared on a smaller large image, of several windows still, and timed once."""
-    from densevit_export import exporting, file_plan, quantization
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in (
-            (file_plan, "_LARGE", (133, 165)),
-            (exporting, "_RUNS", 1),
-            (quantization, "_ROUNDS", 1),
-        ):
-            patch.setattr(module, name, value)
-        yield
+def quick_checks(quick_exports: None) -> None:
+    """In all tests of this folder."""
 
 
 @pytest.fixture(scope="session")

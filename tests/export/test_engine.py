@@ -13,7 +13,7 @@ from torch import nn
 
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
-from densevit.errors import ConfigError, DensevitError, WeightsError
+from densevit.errors import DensevitError, WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
 from densevit_export import engine, header
@@ -51,10 +51,6 @@ class Brightness(Head):
 
     def exported(self, outputs: Any, size: Any, original_size: Any = None) -> dict[str, Any]:
         return {"scores": outputs["scores"]}
-
-
-class ReadableBrightness(Brightness):
-    """Also makes predictions from the outputs of a file."""
 
     def predict_exported(self, exported: Any, targets: Any) -> Any:
         return self.predict(exported, targets)
@@ -107,7 +103,7 @@ def test_images_of_several_sizes_and_heads_are_predicted_as_by_the_model():
 
 
 def test_the_heads_are_built_with_the_options_in_the_header():
-    predictor = created({"x": {"name": f"{MODULE}:ReadableBrightness", "least": 0.5}})
+    predictor = created({"x": {"name": f"{MODULE}:Brightness", "least": 0.5}})
     nn.init.constant_(predictor.heads["x"].layer.weight, 0.0)
     predictor.heads["x"].layer.bias.data = torch.tensor([-1.0, 1.0])
     file = file_of(predictor)
@@ -137,12 +133,6 @@ def test_what_a_file_cannot_do_is_an_error():
     assert one_size.predict(image(64, 96)).semantic.shape == (64, 96)
     with pytest.raises(DensevitError, match=r"64x96 pixels only, .*64x64 .*--resize"):
         one_size.predict(image(64, 64))
-
-
-def test_a_head_that_reads_no_file_is_an_error():
-    unread = created({"x": {"name": f"{MODULE}:Brightness"}})
-    with pytest.raises(ConfigError, match=r"model\.onnx: heads\.x \(Brightness\) .*Fix: impl"):
-        engine.build(file_of(unread), [MODULE])
 
 
 # ---- opening of files ----

@@ -2,10 +2,8 @@
 
 import torch
 
-from densevit.interfaces import Targets
 from densevit.set_prediction.memory import Memory
 from densevit_heads.ddq.queries import DistinctQueries
-from densevit_heads.one_stage.nms import suppressed_predictions
 
 
 def test_queries_are_those_that_nms_keeps_in_each_image():
@@ -29,29 +27,3 @@ def test_queries_are_those_that_nms_keeps_in_each_image():
         torch.testing.assert_close(queries.boxes[i], boxes[i, expected])
         torch.testing.assert_close(queries.contents[i], distinct.contents(tokens[i, expected]))
         assert torch.equal(scores[i], logits[i, expected])
-
-
-def test_predictions_are_those_that_nms_keeps_of_each_image_and_class():
-    from torchvision.ops import box_convert, nms
-
-    torch.manual_seed(0)
-    B, S, K = 3, 60, 4
-    boxes = torch.cat([0.3 + 0.4 * torch.rand(B, S, 2), 0.05 + 0.3 * torch.rand(B, S, 2)], dim=-1)
-    padding = torch.zeros(B, S, dtype=torch.bool)
-    padding[1, 30:] = True
-    outputs = {"logits": torch.randn(B, S, K), "boxes": boxes, "padding": padding}
-    targets: list[Targets] = [{"image_id": i, "original_size": (50 + 10 * i, 80)} for i in range(B)]
-    found = suppressed_predictions(outputs, targets, 0.5, 100)
-    for i in range(B):
-        height, width = targets[i]["original_size"]
-        corners = box_convert(boxes[i], "cxcywh", "xyxy").clamp(0, 1) * torch.tensor([width, height, width, height])
-        rows = []
-        for k in range(K):
-            scores = outputs["logits"][i, :, k].sigmoid().masked_fill(padding[i], 0)
-            for cell in nms(corners, scores, 0.5).tolist():
-                if not padding[i, cell]:
-                    rows.append((scores[cell].item(), k, corners[cell].tolist()))
-        rows = sorted(rows, reverse=True)[:100]
-        assert found[i]["labels"].tolist() == [k for _, k, _ in rows]
-        torch.testing.assert_close(found[i]["scores"], torch.tensor([score for score, _, _ in rows]))
-        torch.testing.assert_close(found[i]["boxes"], torch.tensor([box for _, _, box in rows]))

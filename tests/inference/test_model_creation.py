@@ -189,19 +189,6 @@ class Pairs(torch.utils.data.Dataset):
         return torch.zeros(3, 64, 64), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
 
 
-def test_data_sets_of_other_libraries_are_refused_with_the_items_to_return():
-    calls = (
-        lambda: densevit.fit(own_model(), train=Pairs(), val=Pairs(), max_steps=1),
-        lambda: densevit.evaluate(own_model(), data=Pairs()),
-        lambda: densevit.DenseDataModule(train=Pairs(), val=Pairs()).data.train,
-    )
-    for call in calls:
-        with pytest.raises(
-            densevit.PluginError, match=r'Pairs, which is not a densevit\.Dataset.*"labels": \(N,\) from 0'
-        ):
-            call()
-
-
 SGD = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)
 
 

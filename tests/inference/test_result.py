@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +116,3 @@ def test_save_writes_the_drawing(tmp_path: Path):
     ):
         with pytest.raises(DensevitError, match=message):
             detection().save(path)
-
-
-def test_show_without_a_window_names_save(monkeypatch, environment):
-    monkeypatch.setattr(sys, "platform", "linux")
-    environment(DISPLAY=None, WAYLAND_DISPLAY=None)
-    with pytest.raises(DensevitError, match=r"no window .* result.save\('drawn.png'\)"):
-        detection().show()

@@ -5,12 +5,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional as F
 
 from densevit.layers import norms as plain
 from densevit.layers.fast import conv_norm as fast
-from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm, SyncBatchNorm2d
+from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm
 
 
 def test_group_norm_is_torch_s_to_the_last_bit():
@@ -25,24 +25,6 @@ def test_group_norm_is_torch_s_to_the_last_bit():
         expected.square().sum().backward()
         assert torch.equal(found, expected) and torch.equal(x.grad, y.grad)
     assert torch.equal(norm.weight.grad, reference.weight.grad)
-
-
-@pytest.fixture
-def process_group(tmp_path):
-    """A process group of size 1."""
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
-def test_synchronised_batch_norm_on_a_cpu_is_batch_norm_in_a_process_group_too(process_group):
-    x = torch.randn(2, 4, 5, 3)
-    with pytest.raises(ValueError, match="GPU"):  # the reason for this class
-        nn.SyncBatchNorm(4)(x)
-    norm, reference = SyncBatchNorm2d(4), nn.BatchNorm2d(4)
-    assert torch.equal(norm(x), reference(x))
-    for key, value in reference.state_dict().items():
-        assert torch.equal(norm.state_dict()[key], value)
 
 
 CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {

@@ -1,6 +1,5 @@
 """densevit.losses in an own loop, without a config or a model, against other libraries and brute force."""
 
-import doctest
 import inspect
 import re
 from collections.abc import Callable
@@ -93,12 +92,6 @@ def test_each_name_runs_on_any_device_and_waits_for_matching_only(name: str):
         found = CALLS[name](there)
         assert dict(accelerator.waits) == ({"to the CPU": 1} if name in MATCHING else {})
     torch.testing.assert_close(tree_map_only(Tensor, host, found), expected)
-
-
-def test_the_example_runs():
-    names = {"densevit": densevit, "torch": torch}
-    test = doctest.DocTestParser().get_doctest(str(losses.__doc__), names, "", "", 0)
-    assert len(test.examples) == 14 and not doctest.DocTestRunner().run(test).failed
 
 
 @pytest.mark.integration

@@ -52,7 +52,7 @@ def rounded(boxes: torch.Tensor) -> list[list[float]]:
 
 
 @pytest.mark.integration
-@pytest.mark.usefixtures("cwd")
+@pytest.mark.usefixtures("cwd", "quick_exports")
 def test_all_places_predict_the_same_boxes() -> None:
     plain = densevit.create_model({"name": "swin", "variant": "nano", "window_size": 4}, {"cells": DETR}, ["a", "b"])
     with torch.no_grad():

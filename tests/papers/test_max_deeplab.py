@@ -1,7 +1,6 @@
 """The max_deeplab head: matching and losses written out, layers as equations, panoptic maps."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -10,14 +9,10 @@ from torch.nn import functional as F
 from densevit.interfaces import Class
 from densevit_papers.max_deeplab import DualPathLayer
 from densevit_papers.max_deeplab_criterion import MaskLossWeights, PQCriterion
-from densevit_papers.max_deeplab_layers import (
-    AxialAttention,
-    padding_bias,
-)
 from densevit_papers.max_deeplab_masks import GridTruth, MaskOutputs
 from densevit_papers.max_deeplab_pq_loss import dice, match
 from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_panoptic
-from tests.papers.small_models import attended, conv_norm, normed, randomised
+from tests.papers.small_models import attended, conv_norm, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
 COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]
@@ -131,27 +126,6 @@ def test_losses_are_the_papers(void_weighting):
 
 
 # ---- layers ----
-
-
-def test_axial_attention_is_its_equation():
-    torch.manual_seed(0)
-    layer = randomised(AxialAttention(6, 8, 16, 2))
-    x, padding = torch.randn(2, 6, 5, dtype=torch.float64), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
-    q, k, v = conv_norm(layer.qkv, x).split((8, 8, 16), dim=1)
-    scores = torch.zeros(2, 6, 5, 5, dtype=torch.float64)
-    content, position = (torch.zeros(2, 16, 5, dtype=torch.float64) for _ in range(2))
-    of_query, of_key, of_value = layer.positions
-    for b, h, n, m in itertools.product(range(2), range(2), range(5), range(5)):
-        a, c, distance = q[b, 4 * h : 4 * h + 4, n], k[b, 4 * h : 4 * h + 4, m], m - n + 254
-        scores[b, [h, 2 + h, 4 + h], n, m] = torch.stack([a @ c, a @ of_query[distance], c @ of_key[distance]])
-    scores = normed(layer.norm_scores, scores).view(2, 3, 2, 5, 5).sum(1).masked_fill(padding[:, None, None], -math.inf)
-    weights = scores.softmax(-1)
-    for b, h, n, m in itertools.product(range(2), range(2), range(5), range(5)):
-        part = slice(8 * h, 8 * h + 8)
-        content[b, part, n] += weights[b, h, n, m] * v[b, part, m]
-        position[b, part, n] += weights[b, h, n, m] * of_value[m - n + 254]
-    both = normed(layer.norm_values, torch.cat([content, position], dim=1))
-    torch.testing.assert_close(layer(x, padding_bias(padding).double()), both[:, :16] + both[:, 16:])
 
 
 def test_a_dual_path_layer_is_its_equation():

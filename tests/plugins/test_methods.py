@@ -12,12 +12,8 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
-from densevit.errors import WeightsError
-from densevit.inference.model_loading import load
 from densevit.model import build_backbone
 from densevit.weights import model_file
-from densevit.weights.state_dict_io import read_safetensors
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command
 from tests.training.runs import rows
@@ -92,30 +88,6 @@ def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
     validated = losses(pretrained, "method/loss")
     assert len(validated) == 4 and validated[-1] == min(validated)
     assert json.loads((pretrained / "metrics.json").read_text()) == {"method/loss": validated[-1]}
-
-
-def test_its_run_folder_is_complete(pretrained: Path) -> None:
-    assert "swin, method my_simmim, 2.41 M trained parameters" in (pretrained / "said.txt").read_text()
-    assert "# parameters of the method: 789,507" in (pretrained / "config.yaml").read_text()
-    report = (pretrained / "report.html").read_text()
-    assert "my_simmim on swin, data: photos" in report and "Visualizations" not in report
-    tensors, header = read_safetensors(pretrained / "model.safetensors")
-    backbone = build_backbone("swin", variant="nano", window_size=4).state_dict()
-    assert {name: x.shape for name, x in tensors.items()} == {f"backbone.{k}": x.shape for k, x in backbone.items()}
-    assert header["part"] == "backbone"
-    with pytest.raises(WeightsError, match=r"contains only a backbone\. Train with `backbone\.weights="):
-        load(pretrained)
-
-
-def test_its_weights_start_a_detector(pretrained: Path, tmp_path: Path) -> None:
-    run, overrides = tmp_path / "run", [f"backbone.weights={pretrained}"]
-    assert main(["train", "detector.yaml", *overrides, "--run-dir", str(run)]) == 0
-    before, after = load_file(pretrained / "model.safetensors"), load_file(run / "model.safetensors")
-    assert before.keys() == {name for name in after if name.startswith("backbone.")}
-    changed = {name for name, x in before.items() if not torch.equal(x, after[name])}
-    unused = {name for name in before if name.startswith(tuple(f"backbone.feature_norms.{i}" for i in range(3)))}
-    assert changed == before.keys() - unused  # DETR takes the coarsest feature
-    assert "detection/AP" in json.loads((run / "metrics.json").read_text())
 
 
 # ---- two views, distillation ----

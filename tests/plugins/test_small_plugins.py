@@ -11,7 +11,7 @@ from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from tests.training.runs import assert_same, weights
+from tests.training.runs import assert_same, weights, without_report
 
 pytestmark = pytest.mark.integration
 
@@ -20,8 +20,8 @@ CLASSES = [Class(f"class {i}", i, (i, i, i)) for i in range(3)]
 SCENES = "data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2}"
 CONFIG = f"""
 seed: 0
-backbone: {{name: resnet, depth: 18}}
-heads: {{segmentation: {{name: setr}}}}
+backbone: {{name: swin, variant: nano, window_size: 4}}
+heads: {{segmentation: {{name: setr, decoder: naive, width: 8}}}}
 {SCENES}
 optim: {{schedule: constant}}
 trainer: {{max_steps: 4, accelerator: cpu, precision: 32}}
@@ -39,9 +39,10 @@ def test_a_run_with_a_plugin_resumes_to_the_last_bit(
     folder: str, group: str, overrides: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = yaml.safe_load(CONFIG)
-    whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
-    parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")
-    densevit.fit(resume=parts.path, overrides=["trainer.max_steps=4"])
+    with without_report():
+        whole = densevit.fit(values, overrides, run_dir=tmp_path / "whole")
+        parts = densevit.fit(values, [*overrides, "trainer.max_steps=2"], run_dir=tmp_path / "parts")
+        densevit.fit(resume=parts.path, overrides=["trainer.max_steps=4"])
     assert_same(weights(whole.path), weights(parts.path))
     key = option.rpartition(".")[2]
     message = rf"{option}x is not an option of '{folder}'\. Did you mean '{key}'"

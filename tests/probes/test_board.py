@@ -11,12 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-import densevit
 from densevit.cli import main
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.errors import DataError
 from densevit_probes.board_page import ranks, tables, write_page
-from densevit_probes.board_rows import Row, add_row, read_rows, row_of
+from densevit_probes.board_rows import Row, add_row, read_rows
 from densevit_probes.protocols import Protocol
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, hashed, parts_of, protocol_of
 
@@ -187,21 +186,6 @@ def test_rows_are_verified_and_a_wrong_score_is_found(tiny, capsys):
     path.write_text(text.replace('"k"', '"k"').replace('"lr": 0.001', '"lr": 0.01'))
     assert main(["probe", "--verify", "board/tiny", "--device", "cpu"]) == 1
     assert "protocol: " in capsys.readouterr().out
-
-
-@pytest.mark.integration
-def test_another_network_of_the_same_name_has_a_row_beside(tiny):
-    """A cheat: a better network replaces the row of another one, with the same name and file."""
-    import importlib
-
-    import net_of_board
-
-    for code in (NETWORK, NETWORK, NETWORK.replace("* 1", "* 2")):
-        (tiny / "net_of_board.py").write_text(code)
-        importlib.reload(net_of_board)
-        result = densevit.probe("net_of_board:Net", "tiny.yaml", device="cpu", facts=True)
-        add_row(tiny / "tiny", row_of(result))
-    assert [each.backbone for each in read_rows(tiny / "tiny").values()] == ["Net", "Net"]
 
 
 def test_the_page_follows_from_the_files():

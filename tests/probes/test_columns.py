@@ -1,6 +1,5 @@
 """Columns of densevit probe: fewer labels, corrupted images, noise, objects, equal tokens, and several data sets."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from torch.nn import functional as F
 
 import densevit
 from densevit import registry
-from densevit.cli import main
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Evaluator
 from densevit.targets.run_length_masks import RunLengthMasks
@@ -112,26 +110,6 @@ def test_columns_of_a_probe_by_hand(protocol):
         assert (f"{name}/{main_metric}" in result.insensitive) is not falls
     assert not any("labels" in name and name.startswith(("segmentation", "same_object")) for name in result.metrics)
     assert result.metrics["bright, noise 2/value"] == result.metrics["bright/value"]
-
-
-@pytest.mark.integration
-def test_the_command_marks_scores_and_takes_means_over_sets(protocol, capsys):
-    for name, seed in (("first", 1), ("second", 2)):
-        (protocol.parent / f"{name}.yaml").write_text(DATA.replace("name: scenes", f"name: scenes, seed: {seed}"))
-    (protocol.parent / "wrong.yaml").write_text("{name: label_maps, root: missing}")
-    words = ["probe", "pixels", "--protocol", "tiny.yaml", "--device", "cpu", "--noise"]
-    assert main([*words, "--sets", "first.yaml,second.yaml,wrong.yaml"]) == 1
-    printed = capsys.readouterr()
-    assert "pixels on wrong: " in printed.err
-    [row] = [line for line in printed.out.splitlines() if line.startswith("bright/value ↑")]
-    assert " ! " in row
-    content = json.loads(Path("runs/probe-tiny.json").read_text())
-    [result] = content["results"]
-    assert [*content["failed"]] == ["pixels on wrong"] and [*result["config"]] == ["first", "second"]
-    values = [result["metrics"][f"retrieval, {label}/mIoU"] for label in ("first", "second")]
-    assert values[0] != values[1] and result["metrics"]["retrieval/mIoU"] == pytest.approx(np.mean(values))
-    assert result["metrics"]["retrieval/mIoU, mean rank"] == 1
-    assert "bright/value" in result["insensitive"] and "segmentation/mIoU" in result["main"]
 
 
 def result(backbone: str, **metrics: float | None) -> ProbeResult:

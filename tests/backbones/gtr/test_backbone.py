@@ -123,6 +123,7 @@ def test_an_image_smaller_than_a_patch_is_one_token():
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("quick_exports")
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_file_gives_the_models_outputs(suffix, tmp_path, monkeypatch):
     """On squares and rectangles, also with decays beyond float32's exponents, and without a loop over tokens.

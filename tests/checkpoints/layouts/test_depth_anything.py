@@ -4,11 +4,9 @@ import pytest
 import torch
 
 import densevit
-from densevit.errors import WeightsError
 from densevit.weights.checkpoint import Checkpoint
-from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.foreign_checkpoint import translate_checkpoint
-from densevit_checkpoints.foreign_weights import convert, write
+from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.key_mapping import describe
 from densevit_checkpoints.recognition import recognise
 from tests.checkpoints.layouts import dense_models as dense
@@ -81,20 +79,3 @@ def test_metres_are_learned_from_relative_weights(relative, converted):
         assert torch.equal(tensor, theirs[name]) or name in new, name
     outputs = model.heads["far"](model.backbone(torch.randn(1, 3, 70, 98)), torch.zeros(1, 70, 98).bool())["depth"]
     torch.testing.assert_close(outputs, torch.full_like(outputs, 2.0), atol=1e-2, rtol=0)  # a quarter of 8 m
-
-
-def test_relative_weights_start_inverse_depth_and_runs_of_metres(relative, converted, tmp_path):
-    state = converted.model.state_dict()
-    for output in ("relative", "inverse"):
-        model = densevit.create_model(VIT, heads={"depth": {**DPT, "output": output}}, weights=str(relative))
-        assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
-
-    write(converted, tmp_path / "run")
-    metres = {**DPT, "output": "sigmoid", "weights": str(tmp_path / "run")}
-    head = densevit.create_model(VIT, heads={"depth": metres}).heads["depth"]
-    assert torch.equal(head.conv2.weight, read(tmp_path / "run").tensors["heads.depth.conv2.weight"])
-    assert not head.conv3.weight.any()
-
-    heads = {"segmentation": {"name": "dpt_segmentation"}}
-    with pytest.raises(WeightsError, match="heads for depth, .* has for segmentation.*backbone"):
-        densevit.create_model(VIT, heads=heads, classes={"segmentation": ["a", "b"]}, weights=str(relative))

@@ -6,10 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from densevit.config import DataSection
-from densevit.data.data_splits import DataSplits
 from densevit.data.loading.repeat_factors import RepeatedIndices, repeat_factors
-from tests.data.coco_folder import noise, write_split
 
 
 def by_detectron2(classes: list[list[int]], threshold: float) -> list[float]:
@@ -41,24 +38,3 @@ def test_rounding_is_right_on_average_and_epochs_have_one_length():
     counts = np.array([np.bincount(indices(epoch), minlength=6) for epoch in range(1000)])
     assert set(counts.sum(axis=1)) == {11}
     assert counts.mean(axis=0) == pytest.approx(factors, abs=0.05)
-
-
-_IMAGES = 20
-
-
-def test_loader_repeats_rare_images_without_crowds(tmp_path):
-    """20 images with class 1; the last one has class 2 too, and the first a crowd of class 3."""
-    objects = [{"image_id": k, "category_id": 1} for k in range(_IMAGES)]
-    objects += [{"image_id": _IMAGES - 1, "category_id": 2}, {"image_id": 0, "category_id": 3, "iscrowd": 1}]
-    annotations = [{"bbox": [1, 2, 10, 10], **one} for one in objects]
-    write_split(
-        tmp_path, "train", [noise(k, 40, 80) for k in range(_IMAGES)], annotations,
-        [{"id": i, "name": str(i)} for i in (1, 2, 3)],
-    )  # fmt: skip
-    (tmp_path / "val.json").touch()  # so that train is not divided
-    section = DataSection(name="coco", root=str(tmp_path), image_size=32, repeat_factor=0.8, batch_size=1)
-    data = DataSplits(section, 0, 32)
-    loader = data.train_loader()
-    shown = Counter(targets["image_id"] for batch in loader for targets in batch["targets"])
-    assert shown == {**dict.fromkeys(range(_IMAGES - 1), 1), _IMAGES - 1: 4}  # sqrt(0.8 / (1 / 20)) = 4
-    assert len(loader) == data.batches_per_epoch() == _IMAGES + 3

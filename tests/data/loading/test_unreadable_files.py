@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
-from densevit.errors import DataError, UnreadableFileError
+from densevit.errors import DataError
 from densevit.interfaces import Batch
 
 LENGTH, DAMAGED = 12, ("00", "07")
@@ -92,15 +92,3 @@ def test_a_lost_disk_is_an_error(root):
         file.unlink()
     with pytest.raises(DataError, match=r"100 images in a row cannot be read, .*check that the disk is mounted"):
         names(made.train_loader())
-
-
-def test_files_that_the_check_at_the_start_finds_are_left_out_too(root):
-    (root / "images" / "train" / "03.jpg").write_bytes(b"no image")
-    label = root / "labels" / "train" / "04.png"
-    label.write_bytes(label.read_bytes()[:60])
-    with pytest.raises(UnreadableFileError, match=r"0[34]"):
-        len(data(root, "raise").train)
-    made = data(root)
-    with pytest.warns(UserWarning, match=r"1 of 12 images will be left out \(data.on_error: skip\): .*/03.jpg"):
-        seen = sorted(name for batch in names(made.train_loader()) for name in batch)
-    assert seen == [f"{index:02}" for index in range(LENGTH) if index not in (0, 3, 4, 7)]

@@ -32,13 +32,6 @@ def test_areas_and_ratios_are_those_of_torchvision():
         assert abs(a.mean() - b.mean()) < 5 * b.std() / math.sqrt(count) and abs(a.std() - b.std()) < 0.02
 
 
-def test_narrow_images_get_the_largest_allowed_crop():
-    window, size = ResizedCrop((16, 16), (0.99, 1.0)).training_crop(10, 100, np.random.default_rng(0))
-    assert window == (0, 43, 10, 56) and size == (16, 16)
-    assert ResizedCrop((16, 24)).evaluation_size(40, 60) == (16, 24)
-    assert ResizedCrop((16, 16)).evaluation_size(100, 50) == (32, 16)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

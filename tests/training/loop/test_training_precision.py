@@ -67,7 +67,6 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(resolve,
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
 def test_half_precision_trains_every_head(tmp_path: Path) -> None:
-    """That targets are not cast is in test_module_trainer.py."""
     small = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
     depth: dict[str, Any] = {"name": "dpt", "width": 8}
     heads = {

@@ -9,7 +9,6 @@ import pytest
 import densevit
 from densevit import config as configs
 from densevit.cli import main
-from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, DataError
 from densevit_scenes.dataset import Scenes
 from tests.training.runs import assert_same, plain
@@ -42,14 +41,6 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tm
     assert found.keys() > run.metrics.keys()
     with pytest.raises(ConfigError, match=r"heads\.surfaces\.width=8: the model exists, and cannot change"):
         densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
-
-
-def test_evaluate_resizes_as_the_predictor(run):
-    sizes: set[int] = set()
-    model = run.model.with_resize(DefaultTransforms(40))
-    model.backbone.register_forward_hook(lambda _, given, __: sizes.update(given[0].shape[2:]))
-    densevit.evaluate(model)
-    assert max(sizes) == -(-40 // model.size_divisor) * model.size_divisor != 32
 
 
 @pytest.mark.integration

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import densevit
 from densevit import config as configs
-from densevit.cli import main
 from tests.training.runs import checkpoint, train
 
 pytestmark = pytest.mark.integration
@@ -69,17 +68,6 @@ def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> N
     for head in ("boxes", "surfaces", "depth"):
         assert len(list((mixed / "predictions").glob(f"{head}-*.jpg"))) == 6  # of two images of each set
         assert len(re.findall(f"<figcaption>{head}-", page)) == 6
-
-
-def test_one_backbone_pass_predicts_all_tasks_and_evaluation_repeats_the_metrics(mixed: Path, tmp_path: Path) -> None:
-    model, calls = densevit.load(mixed), []
-    model.backbone.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
-    [found] = model.predict([torch.zeros(50, 70, 3, dtype=torch.uint8).numpy()], threshold=0)
-    assert calls == [1] and found.keys() == {"boxes", "surfaces", "depth"}
-    assert found["boxes"]["boxes"].shape == (8, 4)
-    assert found["surfaces"]["semantic"].shape == found["depth"]["depth"].shape == (50, 70)
-    assert main(["evaluate", str(mixed), "--out", str(tmp_path / "measured")]) == 0
-    assert (tmp_path / "measured" / "metrics.json").read_text() == (mixed / "metrics.json").read_text()
 
 
 # ---- frozen, added and dropped ----

@@ -1,15 +1,9 @@
-import json
-
 import pytest
-import yaml
 
-from densevit.config import yaml_io
 from densevit.errors import ConfigError
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
-    cases_of_configs,
     cases_of_protocol,
-    main_metrics,
 )
 
 FAMILIES = ["swin", "vit", "timm"]
@@ -50,17 +44,3 @@ def test_backbones_are_shipped_names_files_and_plugins(tmp_path):
 def test_wrong_names_are_errors(backbones, heads, overrides, message):
     with pytest.raises(ConfigError, match=message):
         cases_of_protocol(PROTOCOL, backbones, heads, overrides)
-
-
-def test_a_run_folder_brings_its_scores(tmp_path):
-    run = tmp_path / "mine"
-    run.mkdir()
-    config = yaml_io.read_file(yaml_io.find_file("scenes/setr_resnet").parent / "setr_swin.yaml")
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    (run / "metrics.json").write_text(json.dumps({"segmentation/mIoU": 0.5}))
-    mine, shipped = cases_of_configs([str(run), "dpt_swin"], [])
-    assert (mine.name, mine.metrics) == ("mine", {"segmentation/mIoU": 0.5})
-    assert (shipped.name, shipped.metrics) == ("dpt_swin", None)
-    found = {"depth/SqRel": 1.0, "depth/AbsRel_aligned_depth": 0.5}
-    assert main_metrics(shipped.config(), found) == ["depth/AbsRel_aligned_depth"]
-    assert main_metrics(mine.config(), mine.metrics) == ["segmentation/mIoU"]

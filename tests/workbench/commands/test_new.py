@@ -112,17 +112,6 @@ def test_the_config_of_a_new_head_trains(written, installed, tmp_path):
     assert "detection/AP" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
-@pytest.mark.integration
-def test_a_method_s_config_pretrains_a_backbone(written, installed, tmp_path):
-    file, short = written["method"] / "configs" / "ownway.yaml", ["trainer.max_images=4", "trainer.accelerator=cpu"]
-    small = ["data.train_length=4", "data.val_length=2", "data.batch_size=2", "data.num_workers=0"]
-    assert main(["train", str(file), *small, *short, "--run-dir", str(tmp_path / "run")]) == 0
-    assert "method/loss" in json.loads((tmp_path / "run" / "metrics.json").read_text())
-    detector = config.load("detr_swin", [f"backbone.weights={tmp_path / 'run'}"]).backbone
-    own = config.load(file).backbone
-    assert (detector.name, detector.options) == (own.name, own.options)
-
-
 def test_generated_code_is_formatted_and_linted(written, tmp_path):
     folders = [str(folder) for folder in written.values()]
     python("-m", "ruff", "format", "--no-cache", "--check", *folders, cwd=tmp_path)

@@ -1,18 +1,14 @@
 """`densevit doctor` on images of other channels than RGB of 8 bits: findings, proposed keys, the same pixels."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 import tifffile
 
 import densevit
 from densevit_workbench.doctor.findings import Finding
-from tests.data.image_sources import SOURCES
-from tests.data.image_sources import write_coco as write_source
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, write_coco
 
 IMAGES = 6
@@ -66,34 +62,3 @@ def test_flaws_of_channels_are_named(tmp_path: Path):
     assert clipped.count == IMAGES and clipped.examples[0].startswith(f"0.tif: red in {share:.0%} of pixels, green in ")
     assert found(root)["images with other channels than RGB of 8 bits"].examples[-1] == "data.nodata: 9000"
     assert "images with pixels likely without data" not in found(root, *KEYS, "data.nodata=9000")
-
-
-PROPOSED = {
-    "photo": "",
-    "bands": "[band1, band2, band3, band4]",
-    "gaps by a tag": "[band1, band2]",
-    "exr": "[red, nir]",
-    "a file per channel": "{red: _red, nir: _nir, swir: _swir}",
-}
-
-
-@pytest.mark.parametrize("kind", PROPOSED)
-def test_each_kind_of_images(kind, tmp_path):
-    source = SOURCES[kind]
-    written = write_source(source, tmp_path)
-    diagnosis = densevit.doctor(tmp_path)
-    proposals = [one for one in diagnosis.findings if one.title == "images with other channels than RGB of 8 bits"]
-    assert [text for one in proposals for text in one.examples if text.startswith("data.channels")] == (
-        [f"data.channels: {PROPOSED[kind]}"] if PROPOSED[kind] else []
-    )
-    named = densevit.doctor(tmp_path, [f"data.{key}={json.dumps(value)}" for key, value in source.keys.items()])
-    for found in (diagnosis, named):
-        titles = {one.title for one in found.findings if one not in proposals}
-        assert not any("no json names" in title or "cannot be" in title or "unreadable" in title for title in titles)
-        assert ("pixels without data by the files' tag GDAL_NODATA" in titles) == (kind == "gaps by a tag")
-        assert found.splits["train"].opened == 2
-    values = named.splits["train"].channel_values
-    if kind != "photo":
-        train = [pixels for path, pixels in written.items() if "train" in Path(path).parts]
-        np.testing.assert_array_equal(values.low, [np.nanmin(one, axis=(0, 1)) for one in train])
-        np.testing.assert_array_equal(values.high, [np.nanmax(one, axis=(0, 1)) for one in train])

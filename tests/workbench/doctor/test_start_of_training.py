@@ -18,7 +18,6 @@ from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, ObjectLabels
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
-from tests.workbench.doctor.test_checks import write_depth
 from tests.workbench.doctor.test_examination import box, write_coco
 
 WITHOUT_AREA = [9, 9, 9, 30]
@@ -113,12 +112,3 @@ def test_boxes_with_which_a_training_stops_are_an_error(boxes: list[float], text
     errors = densevit.doctor(source).errors
     assert {finding.split for finding in errors} == {"train", "val"}
     assert all(text in str(finding) for finding in errors)
-
-
-def test_depth_files_in_other_units_are_named_at_the_start(tmp_path: Path):
-    section = {"name": "depth", "root": str(write_depth(tmp_path, [3000, 3500, 250, 2500, 4000, 300])), "scale": 0.001}
-    (tmp_path / "depth.yaml").write_text(yaml.safe_dump(section | {"image_size": 64}))
-    line = "2 of 6 files have a median 10 times below the others: 02, 05. Are they in other units? Fix: "
-    [said] = [text for text in start(tmp_path / "depth.yaml") if text.startswith("depth, train: ")]
-    assert said.startswith(f"depth, train: {line}")
-    assert said.removeprefix("depth, train: ") in reported(densevit.doctor(tmp_path / "depth.yaml"), "warning")

@@ -108,15 +108,6 @@ def test_label_studios_regions_are_boxes_and_masks(tmp_path: Path):
     assert np.allclose(ellipse.bbox, (16, 12, 32, 24)) and ellipse.area == pytest.approx(np.pi * 16 * 12, rel=0.01)
 
 
-def test_yolo_labels_without_images_are_an_error_with_the_reason(tmp_path: Path):
-    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
-    write(tmp_path / "classes.txt", "a\n")
-    with pytest.raises(
-        DataError, match=r"found no images of a YOLO data set\. Expected .*images/train with labels/train"
-    ):
-        Coco("train", root=str(tmp_path))
-
-
 def test_things_of_panoptic_maps_become_boxes_and_masks(tmp_path: Path):
     ids = np.zeros((48, 64), np.uint32)
     ids[5:15, 10:30], ids[20:, :] = 7, 300

@@ -78,11 +78,6 @@ def test_runs_that_differ_in_their_seed_are_one_row(runs: list[str], capsys):
     ]
 
 
-def test_a_row_names_the_model_of_timm(capsys):
-    write_run(Path("a0"), 0.1, 0.9, backbone="timm, model: efficientnet_lite0")
-    assert "| efficientnet_lite0 | 1.63 |" in table(capsys, "--table", "md", "a0")
-
-
 def test_runs_of_different_data_or_protocols_are_not_averaged(cwd: Path, runs: list[str], capsys):
     """Of two rows of one backbone, the column has the folders' names. Numbers are bold among runs of the same data."""
     write_run(Path("c"), 0.05, 0.95, seed=3, split="test")
