@@ -127,17 +127,6 @@ def test_different_transforms_are_named_and_one_can_be_chosen(runs, tmp_path):
     assert joined(runs[0], tmp_path / "large", image_size=64).resize.evaluation_size(100, 200) == (32, 64)
 
 
-def test_all_is_frozen_and_the_data_of_all_heads_is_a_mix(runs, tmp_path):
-    model = joined(*runs)
-    parts = [model.sections.backbone, *model.sections.heads.values()]
-    assert {(section.freeze, section.weights) for section in parts} == {(True, None)}
-    assert (model.sections.weights, model.training_data.name) == (None, "scenes")
-    write_run(tmp_path / "other", SURFACES, 2, data={"seed": 5})
-    data = joined(runs[0], tmp_path / "other").training_data
-    assert (data.name, data.image_size, [*data.options["sets"]]) == ("mix", 96, ["detection", "surfaces"])
-    assert data.options["sets"]["surfaces"]["seed"] == 5
-
-
 # ---- refusals ----
 
 RGBN = {"names": ["red", "green", "blue", "nir"], "dtype": "uint8", "range": [[0, 255]] * 4}

@@ -1,6 +1,5 @@
 """The evaluation config of a converted model, and options from config.json and names that tensors do not determine."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from densevit import config as configs
 from densevit.layouts import find, segmentation_classes
 from densevit_checkpoints.converting import with_settings
-from densevit_checkpoints.preprocessing import folder_metadata, timm_metadata
+from densevit_checkpoints.preprocessing import timm_metadata
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants
 
@@ -123,11 +122,3 @@ def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():
     found = find("transformers-swinv2").options.saved({}, {"config": config})
     assert {name: found[name] for name in options} == options
     assert saved({}, timm_metadata({"architecture": "swin_tiny_patch4_window7_224"})) == {}
-
-
-def test_detr_dilation_and_heads_are_read_from_config(tmp_path):
-    config = {"model_type": "detr", "dilation": True, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    layout = find("transformers-detr")
-    options = {"backbone.dilation": True, "heads.detection.transformer.num_heads": 4}
-    assert layout.options.saved({}, folder_metadata(tmp_path)) == options

@@ -78,16 +78,6 @@ def test_the_average_is_read_in_each_layout_unless_it_states_the_container(tmp_p
         assert_state(checkpoint.tensors, state if layout.container == "model" else averaged)
 
 
-def test_timm_reads_the_same_average(tmp_path):
-    from timm.models import load_state_dict  # late: it takes seconds to import
-
-    state = {"conv1.weight": torch.zeros(2)}
-    averaged = {"conv1.weight": torch.ones(2)}
-    for content in ({"state_dict": state, "state_dict_ema": averaged}, {"model": state, "model_ema": averaged}):
-        torch.save(content, tmp_path / "a.pth")
-        assert_state(read(tmp_path / "a.pth").tensors, load_state_dict(str(tmp_path / "a.pth"), use_ema=True))
-
-
 def test_a_stated_container_is_that_of_the_published_scores():
     """The authors' evaluation reads `model`, as DeiT's, whose code writes `model_ema` beside it."""
     stated = {layout.name: layout.container for layout in every() if layout.container}

@@ -137,7 +137,7 @@ def test_a_program_gets_the_objects_above_the_threshold_that_it_passes(program: 
     assert f"the {len(found)} objects of score" in said and "inside the file" in said
 
 
-EACH_KIND = [(head, FOUR_MAPS) for head in ("one-stage", "fcos", "mask2former", "dpt", "classifier")]
+EACH_KIND = [(head, FOUR_MAPS) for head in ("one-stage", "mask2former", "dpt", "classifier")]
 ROWS = [pytest.param(*row, marks=pytest.mark.integration) for row in EACH_KIND]
 ROWS += [pytest.param(head, BACKBONES["resnet"], marks=pytest.mark.slow) for head in ALL]
 

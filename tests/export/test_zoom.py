@@ -12,7 +12,6 @@ from tests.inference.zoomed_models import FOCAL, IMAGE, VALUE, check, predicted,
 FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
     (".onnx", None, {"canvas": (96, 128), "postprocess": True}),
     (".onnx", 96, {"resize": True}),
-    (".pt2", 96, {}),
 ]
 KEYS = ("depth", "near", "canonical", "distances")  # divided, multiplied, by the focal length, of an object
 

@@ -4,13 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import densevit
 from densevit import registry
 from densevit.errors import ConfigError
 from densevit.interfaces import Head, LossContext, Losses, Outputs, Targets
@@ -18,7 +16,6 @@ from densevit.model.batch_checks import check_partial_labels
 from densevit_workbench.testing.head_checks import CHANNELS, STRIDES
 from densevit_workbench.testing.head_fixtures import HeadFixture, total
 from tests.heads.cases import CASES
-from tests.small_models import CELLS, FOUR_MAPS, StandIn
 
 K = 19  # unlike other last dimensions of outputs, as K + 1
 REFUSED = {"deformable_detr, two-stage", "faster_rcnn", "kmax_deeplab", "max_deeplab"}
@@ -88,24 +85,3 @@ def test_an_unlabelled_class_has_no_gradient_and_the_loss_is_that_without_the_cl
     assert gradients and not any(gradient[..., K - 1].any() for gradient in gradients)
     expected = losses_of(smaller, mapped(outputs, dropped), batch.targets)
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_a_run_checks_its_heads_and_a_model_passes_names_to_them():
-    from densevit.training.loop.data_checks import check_required_targets
-    from densevit.training.loop.evaluator_factory import image_losses
-
-    data = densevit.build_data({"name": "scenes", "image_size": 64, "train_length": 2, "labelled_classes": ["ball"]})
-    names = [c.name for c in data.classes["detection"]]
-    model = densevit.create_model(FOUR_MAPS, {"x": CELLS}, names)
-    batch = densevit.collate([data.train_transform(data.train[i], np.random.default_rng(0)) for i in range(2)])
-    flags = [{**t, "labelled": torch.tensor([name == "ball" for name in names])} for t in batch["targets"]]
-    assert model.loss(batch) == model.loss({**batch, "targets": flags})
-    assert model.loss(batch) != model.loss({**batch, "targets": [{**t, "labelled": names} for t in batch["targets"]]})
-    by_image = [image_losses(model, ["x"], {**batch, "targets": t}, LossContext()) for t in (batch["targets"], flags)]
-    assert by_image[0] == by_image[1], "as a validation without an evaluator"
-    check_required_targets(model.heads, data)
-    model = densevit.DenseModel(model.backbone, {"x": StandIn(names)})
-    with pytest.raises(ConfigError, match=r"heads\.x \(.*\) would learn"):
-        model.loss(batch)
-    with pytest.raises(ConfigError, match="x would learn"):
-        check_required_targets(model.heads, data)

@@ -97,13 +97,6 @@ def resized(small: DenseModel, model: DenseModel) -> Iterator[tuple[Tensor, Tens
             yield tuple(x.movedim(dim, 0).unflatten(0, (groups, -1)) for x in (before[key], tensor))
 
 
-def test_python_warns_of_queries_that_are_left_out(saved) -> None:
-    _, path = saved("detr")
-    head = {"head": {"name": "detr", **with_queries(CASES["detr"].options, FEWER)}}
-    with pytest.warns(UserWarning, match=r"heads\.head\.query_embedding\.weight: 5 queries for 6: the first 5\."):
-        densevit.create_model(FOUR_MAPS, head, list("abcd"), weights=path)
-
-
 @pytest.mark.parametrize(("name", "key"), [(x, ("weights", "heads.head.weights")[i % 2]) for i, x in enumerate(NAMES)])
 def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, name, key):
     """Each group keeps its first rows. The others are copies, from the last on, drawn to the mean, with some noise."""

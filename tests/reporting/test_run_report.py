@@ -65,17 +65,6 @@ def test_missing_parts_are_listed_and_do_not_affect_others(run: Path, part: str)
     assert ("train/loss" in texts) == (part != "metrics.csv")
 
 
-def test_truncated_files_do_not_affect_other_parts(run: Path):
-    (run / "predictions" / "a.jpg").write_bytes((run / "predictions" / "a.jpg").read_bytes()[:200])
-    (run / "metrics.json").write_text('{"detection/AP": 0.')
-    (run / "metrics.csv").write_text("step,train/loss\n")
-    (run / "config.yaml").write_text("backbone: {name: [")
-    page = written(run)
-    assert len(page.links) == 2
-    assert any("metrics.json: expected metrics" in text for text in page.texts)
-    assert "metrics.csv holds no numbers yet." in page.texts
-
-
 def test_a_run_is_shown_in_a_notebook(run: Path):
     from densevit.training.run.fit import Run
 

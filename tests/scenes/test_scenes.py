@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from densevit.errors import DataError
-from densevit.targets import TargetTypes
 from densevit_scenes.dataset import Scenes
 from densevit_scenes.renderer import render
 from densevit_scenes.scene import Scene
@@ -121,19 +120,6 @@ def test_another_lens_shows_the_same_scene():
     ranged = Scenes("val", image_size=65, field_of_view=(50.0, 80.0))
     focals = [ranged[index]["targets"]["focal"] for index in range(20)]
     assert 32.5 / math.tan(math.radians(40)) < min(focals) < 0.8 * max(focals) < 0.8 * 32.5 / math.tan(math.radians(25))
-
-
-def test_samples_have_the_specified_dtypes_and_shapes():
-    dataset = Scenes("val", image_size=(48, 80), val_length=3)
-    sample = dataset[1]
-    targets, types = sample["targets"], TargetTypes.of(dataset)
-    assert sample["image"].dtype == torch.uint8 and sample["image"].shape == (3, 48, 80)
-    for key in dataset.provides:
-        types[key].check(np.asarray(targets[key]) if key != "masks" else targets[key], (48, 80))
-    assert targets["image_id"] == 2 and dataset.sizes().tolist() == [[48, 80]] * 3
-    few = Scenes("train", masks=False, semantic=False, depth=False)
-    assert few.provides == ("boxes", "labels") and (len(few), len(Scenes("val"))) == (4000, 500)
-    assert set(few[0]["targets"]) == {"image_id", "boxes", "labels", "area", "iscrowd"}
 
 
 def test_invalid_option_is_named():

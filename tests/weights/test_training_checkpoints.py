@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.errors import WeightsError
 from densevit.weights.checkpoint_io import read
 from densevit.weights.torch_checkpoint import Inert, load
 from tests.weights.states import STATE, assert_state
@@ -87,16 +86,3 @@ def test_tensors_of_all_kinds_are_read(legacy, tmp_path):
     for name, value in state.items():
         assert torch.equal(tensors[name], value.detach()) and tensors[name].dtype == value.dtype, name
         assert type(tensors[name]) is torch.Tensor and not tensors[name].requires_grad
-
-
-@both
-def test_pickled_model_is_reported_and_inert_beside_tensors(legacy, tmp_path):
-    model = nn.Sequential(nn.Linear(2, 2))
-    facts = r"no state dict, but a Sequential\..*torch\.save\("
-    refused = r"\(15,\d+ bytes, with torch\.nn\.modules\.container\.Sequential, .*--trust"
-    with pytest.raises(WeightsError, match=refused if legacy else facts):
-        read(save(model, tmp_path / "weights.pth", legacy))
-    assert_state(read(save({"model": CfgNode(STATE)}, tmp_path / "weights.pth", legacy)).tensors)
-    if not legacy:  # which has the module's source
-        content = {"model": model, "class": nn.Linear, "state_dict": STATE}
-        assert_state(read(save(content, tmp_path / "weights.pth")).tensors)

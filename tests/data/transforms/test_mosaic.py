@@ -1,6 +1,6 @@
 """Mosaic, and MixUp of objects: every output pixel names its image and place, from which labels are looked up."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +8,9 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
-from densevit.data.loading.batch_sampler import SampleKey
-from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import pasted
 from densevit.data.transforms.mosaic import mosaic
-from densevit.interfaces import Class, Dataset, Sample, Size
+from densevit.interfaces import Class, Sample, Size
 from densevit.targets import RunLengthMasks, TargetTypes
 
 SIZES = [(40, 60), (50, 44), (18, 70), (40, 60)]  # the third is smaller than the largest quadrants
@@ -109,37 +107,6 @@ def test_pasted_panoptic_maps_have_one_segment_per_stuff_class_and_thing_and_no_
     assert shown > 10
 
 
-class Traced(Dataset):
-    """Images of one size, without semantic maps."""
-
-    classes: ClassVar[dict[str, Any]] = {}
-    provides = ("boxes", "labels", "masks")
-
-    def __init__(self, split: str) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = traced(index, (40, 60))
-        del sample["targets"]["semantic"]
-        return sample
-
-
 def data_of(name: str, **options: Any) -> DataSplits:
     values = {"name": name, "image_size": 60, "transforms": "resize", "batch_size": 4, "num_workers": 0}
     return DataSplits(DataSection.model_validate(values | options), 3, 1)
-
-
-def test_options_mosaic_and_mixup_end_with_the_final_phase():
-    phase = {"start": 0.5, "mosaic": None, "mixup": None}
-    data = data_of(f"{__name__}:Traced", mosaic=0.5, mixup=8.0, final_phase=phase)
-    data.check_splits()
-    prepared = TransformedDataset(data.train, data.config_phases, train=True)
-    keys = [SampleKey(index % 8, 3 + index // 8) for index in range(80)]
-    sources = [len(np.unique(prepared[key]["image"][0])) for key in keys]  # of one image, or of four, some the same
-    assert 0.3 < np.mean(np.array(sources) > 1) < 0.6
-    assert all(len(sample["targets"]["labels"]) > 6 for sample in prepared.__getitems__(keys[:4]))
-    [*plain] = prepared.__getitems__([SampleKey(index, 3, final=True) for index in range(4)])
-    assert [(len(np.unique(one["image"][0])), len(one["targets"]["labels"])) for one in plain] == [(1, 6)] * 4

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from densevit.cli import main
-from densevit.errors import DataError
-from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import image, write
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
@@ -74,12 +72,3 @@ def test_what_is_found_is_used_or_left_out_for_a_reason(tmp_path, capsys):
     assert counts[2]["used"] == sum(len(document["annotations"]) for document in written)
     arguments = ["data", "convert", "yolo", str(root), str(tmp_path / "strict"), "--skip-unreadable"]
     assert main([*arguments, "--strict", "--quiet"]) == 2 and not (tmp_path / "strict").exists()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_set_of_which_every_object_is_invalid_is_an_error(tmp_path: Path):
-    image(tmp_path / "in" / "images" / "a.jpg")
-    write(tmp_path / "in" / "labels" / "a.txt", "0 30 10 20 20\n")
-    write(tmp_path / "in" / "classes.txt", "cat\n")
-    with pytest.raises(DataError, match=r"no image has a label.*1 left out \(1 with coordinates outside of 0"):
-        convert_dataset("yolo", tmp_path / "in", tmp_path / "out")
