@@ -220,12 +220,9 @@ def quick_exports() -> Iterator[None]:
     """Exported files are compared on a smaller large image, of several windows still, and timed once."""
     from densevit_export import exporting, file_plan, quantization
 
+    quick = (file_plan, "_LARGE", (133, 165)), (exporting, "_RUNS", 1), (quantization, "_ROUNDS", 1)
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in (
-            (file_plan, "_LARGE", (133, 165)),
-            (exporting, "_RUNS", 1),
-            (quantization, "_ROUNDS", 1),
-        ):
+        for module, name, value in quick:
             patch.setattr(module, name, value)
         yield
 

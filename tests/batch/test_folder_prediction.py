@@ -106,12 +106,6 @@ def test_failures_are_listed_and_tried_again(model: StandIn, photos: Path, run):
     assert contents("found") == contents("once") and written("found") == sorted([*NAMES, "b/=1.jpg"])
 
 
-def test_objects_below_the_lowest_score_are_in_no_file(model, photos, run):
-    assert "predictions.json: all 4 of score 0.3 or more" in run(*ALL, "--out", "found", "--min-score", "0.3")
-    assert [entry["score"] for entry in read("found/predictions.json")] == [0.75] * 4
-    assert "min_score is 0.2, was 0.3" in run(*ALL, "--out", "found", "--min-score", "0.2", "--resume", code=2)
-
-
 WRONG = [
     (["--min-score", "2"], "--min-score is 2.0; a score from 0 to 1 is expected"),
     (["--min-score", "0.6", "--threshold", "0.5"], "--min-score is 0.6, above the threshold 0.5 (--threshold)"),

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit.cli import main
@@ -154,34 +153,3 @@ def test_files_have_the_scores_of_their_model(name: str, scenes: Path, cwd: Path
             if path.name != "evaluation.json":
                 assert other.read_bytes() == path.read_bytes(), other
         assert len([*Path(f"{form}-measured/predictions").glob("*.jpg")]) == 3 * len(MODELS[name])
-
-
-def cats_and_dogs(folder: Path) -> list[str]:
-    for n, name in enumerate(("val/cat/1.png", "val/dog/1.png", "val/dog/2.png", "train/cat/1.png", "train/dog/1.png")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(n).integers(0, 255, (40, 56, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    return ["data.name=image_folder", f"data.root={folder}"]
-
-
-@pytest.mark.integration
-def test_missing_changed_and_moved_files_are_errors(cwd: Path, run) -> None:
-    """Image classes by folder, where two images have the same name."""
-    data = cats_and_dogs(cwd / "pets")
-    random_model({"kind": {"name": "classifier"}}, {"kind": ["cat", "dog"]}, Path("model.safetensors"))
-    files = ["pets/val/cat/1.png", "pets/val/dog/1.png", "pets/val/dog/2.png"]
-    run("predict", "model.safetensors", *files, "--out", "json")
-    readable = Path(files[1]).read_bytes()
-    Path(files[1]).write_bytes(b"no image")
-    run("predict", "model.safetensors", *files[:2], "--out", "less", code=1)
-    Path(files[1]).write_bytes(readable)
-    evaluate = ("predictions", "evaluate", *data, *DATA, *RUNTIME)
-    message = run(*evaluate[:2], "less", "--out", "new", *evaluate[2:], code=2)
-    assert "less has no prediction for 2 of the 3 images of the data; the first is" in message
-    assert "dog/1.png. Fix: predict these images too (failed.csv" in message
-    Image.new("RGB", (30, 20)).save("pets/val/dog/2.png")
-    message = run(*evaluate[:2], "json", "--out", "new2", *evaluate[2:], code=2)
-    assert "dog/2.png was predicted with 56 x 40 pixels; image" in message
-    Path("model.safetensors").rename("moved.safetensors")
-    message = run(*evaluate[:2], "json", "--out", "new3", *evaluate[2:], code=2)
-    assert "predictions in json, does not exist. If it was moved: --model MODEL." in message

@@ -210,13 +210,6 @@ def test_weights_of_the_model_or_of_the_backbone_replace_those_of_the_name(no_hu
 # ---- published weights ----
 
 
-def test_a_package_s_weights_name_their_backbone(no_hub):
-    assert of_config(f"backbone={LITE}") == {"name": "timm", "model": "tf_efficientnet_lite0", "weights": LITE}
-    named = densevit.create_backbone(LITE).state_dict()
-    expected = densevit.create_backbone("timm", model="tf_efficientnet_lite0", weights=LITE).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in named.items())
-
-
 @pytest.mark.integration
 def test_the_hub_s_model_names_its_backbone(hub, tmp_path):
     """A checkpoint of densevit has the section in its header; that of another project is recognised."""

@@ -1,6 +1,5 @@
 """Files in half precision: types, sizes, and blocks that stay in float32."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import pytest
 import torch
 
 import densevit
-from densevit.cli import main
 from densevit.model import DenseModel
 from densevit_export import file_comparison, files, half_precision, runtimes
 from densevit_export.deployment import deployable
 from densevit_export.graph import ExportedGraph
 from densevit_export.half_precision import HalfPrecision
-from tests.small_models import CELLS, FOUR_MAPS, NAIVE, NAMES, small_predictor, without_zeros
+from tests.small_models import CELLS, FOUR_MAPS, NAIVE, without_zeros
 
 TRACED, SIZE = (97, 130), (75, 107)
 VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
@@ -100,23 +98,3 @@ def test_a_block_that_overflows_stays_in_float32(tmp_path: Path):
     assert infinite == [block.name for block in blocks if block.precision == "fp32"]
     assert infinite and all(name.startswith("backbone.blocks.1.mlp") for name in infinite)
     assert max(errors_of(graph, path).values()) < 5e-3
-
-
-@pytest.mark.integration
-def test_the_command_writes_beside_the_model_and_shows_blocks_and_classes(tmp_path: Path, capsys, run):
-    """In --json and in the file's metadata. Nothing is overwritten."""
-    import onnx
-
-    densevit.save(small_predictor(CELLS, NAMES), tmp_path / "model.safetensors")
-    given, out = ["export", tmp_path, "--half", "--postprocess", "--trust"], tmp_path / "model-half.onnx"
-    assert main([*map(str, given), "--json"]) == 0
-    captured = capsys.readouterr()
-    result, lines = json.loads(captured.out), [line for line in captured.err.splitlines() if ", step " in line]
-    steps = [line.partition(", ")[2].partition(":")[0] for line in lines]
-    assert steps == [f"step {n} of {len(steps)}" for n in range(1, len(steps) + 1)] and len(steps) > 5
-    assert result["file"] == str(out) and result["difference"] <= result["limit"] == 1e-2
-    properties = {one.key: one.value for one in onnx.load(out).metadata_props}
-    assert properties["classes/x"].split("\n") == NAMES == result["classes"]["x"]
-    half = json.loads(properties["densevit"])["half"]
-    assert half == {"precision": "fp16", "limit": 1e-2, "blocks": result["blocks"]}
-    assert f"{out} exists" in run(*given, code=2)

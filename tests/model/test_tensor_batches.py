@@ -14,7 +14,6 @@ import torch
 
 import densevit
 from densevit.model import DenseModel
-from tests.strict_device import DEVICE, Accelerator, moved
 
 IMAGES = torch.randint(0, 256, (2, 3, 50, 70), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 MASKS = torch.randint(0, 2, (2, 50, 70), generator=torch.Generator().manual_seed(1))
@@ -177,14 +176,3 @@ def test_ranges_are_compared_at_the_first_call_only():
         model(images)
     meta = segmenter().to("meta")
     assert meta(torch.empty(1, 3, 64, 64, device="meta"))["segmentation"]["logits"].device.type == "meta"
-
-
-def test_tensors_of_a_device_are_neither_mixed_with_the_host_s_nor_waited_for():
-    model = segmenter()
-    with Accelerator() as accelerator:
-        moved(model)
-        floats, images, masks = (IMAGES / 255).to(DEVICE), IMAGES.to(DEVICE), MASKS.to(DEVICE)
-        accelerator.waits.clear()  # of the transfers
-        tensors = [*model.loss(floats, masks).values(), *model.features(images)]
-        assert {x.device.type for x in tensors} == {DEVICE.type}
-    assert not accelerator.waits

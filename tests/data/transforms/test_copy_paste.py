@@ -14,7 +14,7 @@ from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
 from densevit.errors import ConfigError
 from densevit.interfaces import Dataset, Sample
-from densevit.targets import Keypoints, RunLengthMasks, TargetTypes, ValueMap
+from densevit.targets import RunLengthMasks, TargetTypes, ValueMap
 
 
 class All(np.random.Generator):
@@ -108,14 +108,6 @@ def test_crowds_are_not_pasted():
     loaded = TransformedDataset(data.train, data.train_transform, train=True)
     counts = {len(loaded[SampleKey(i, 0)]["targets"]["labels"]) for i in range(40)}
     assert counts <= {0, 1, 2} and 2 in counts
-
-
-def test_keypoints_at_covered_pixels_are_hidden():
-    points = np.array([[[1.0, 1, 2], [6, 1, 2]]], np.float32)
-    covered = np.zeros((4, 4), bool)
-    covered[1, 1] = True
-    result = Keypoints(names=("a", "b")).paste(points, points, covered)
-    assert result.tolist() == [[[1, 1, 1], [6, 1, 2]], [[1, 1, 2], [6, 1, 2]]]
 
 
 @pytest.mark.parametrize(

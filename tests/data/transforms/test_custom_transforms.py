@@ -1,13 +1,10 @@
 """Transforms that a config names as module:Class."""
 
 import numpy as np
-import pytest
 import torch
 
 from densevit.config import DataSection
-from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.transform_builder import build_transforms
-from densevit.errors import ConfigError
 from densevit.interfaces import CropAndSize, Size, Transforms
 
 NAME = f"{__name__}:Quarter"
@@ -43,11 +40,3 @@ def test_custom_transforms_crop_and_recolor():
     assert found["image"].shape == (3, 20, 30) and (found["image"] == 55).all()
     assert set(found["targets"]["semantic"].unique().tolist()) <= {2, 3}  # the lower half
     assert evaluation(sample)["image"].shape == (3, 20, 30)
-
-
-def test_a_window_outside_of_the_image_is_an_error():
-    quarter = Quarter(32)
-    quarter.training_crop = lambda *given: CropAndSize((40, 10, 60, 30), (32, 32))
-    sample = {"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "targets": {"image_id": 1}}
-    with pytest.raises(ConfigError, match=r"the window \(40, 10, 60, 30\) is outside of an image of 40 x 60"):
-        Augmentation(quarter)(sample, np.random.default_rng(0))

@@ -11,11 +11,10 @@ from densevit.config import DataSection
 from densevit.data.transforms.crop import Crop
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.data.transforms.detr import DetrTransforms
-from densevit.data.transforms.sample_augmentation import Augmentation
 from densevit.data.transforms.sample_resizing import resize_image
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
-from densevit.interfaces import CropAndSize, Sample
+from densevit.interfaces import Sample
 from densevit.targets import RunLengthMasks
 
 
@@ -165,27 +164,3 @@ def test_images_are_resized_bilinearly_with_anti_aliasing():
         assert np.abs(resize_image(pixels, size).astype(int) - pillow).max() <= 1
     ramp = np.repeat(np.array([[0, 100]], np.uint8)[..., None], 3, axis=2)
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
-
-
-def test_transforms_resample_once_bilinear_images_and_nearest_labels():
-    rng = np.random.default_rng(0)
-    pixels, labels = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (40, 60)))
-    image, semantic = Image.fromarray(pixels), Image.fromarray(labels)
-    bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-    given: Sample = {
-        "image": torch.from_numpy(pixels).permute(2, 0, 1),
-        "targets": {"semantic": torch.from_numpy(labels), "image_id": 1},
-    }
-    evaluated = transforms(transforms="default", image_size=47)[1](given)["targets"]
-    assert np.array_equal(evaluated["semantic"], semantic.resize(evaluated["size"][::-1], nearest))
-    framed, unflipped, window = DefaultTransforms(None), 0, (5, 3, 51, 33)
-    framed.color_augmentation = "none"
-    framed.training_crop = lambda *given: CropAndSize((3, 5, 33, 51), (24, 37))
-    train = Augmentation(framed)
-    for seed in range(8):
-        result = train(given, np.random.default_rng(seed))
-        got, found = result["image"].permute(1, 2, 0).numpy().astype(int), result["targets"]["semantic"].numpy()
-        if np.array_equal(found, semantic.crop(window).resize((37, 24), nearest)):
-            assert np.abs(got - np.asarray(image.crop(window).resize((37, 24), bilinear))).max() <= 1
-            unflipped += 1
-    assert 0 < unflipped < 8
