@@ -8,7 +8,6 @@ from torch import Tensor
 
 import densevit
 from densevit import config as configs
-from densevit.errors import ConfigError
 from densevit.weights import model_file
 from densevit_batch.model_joining import join, read_part
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
@@ -71,9 +70,3 @@ def test_the_backbone_of_a_run_that_trained_it_can_be_frozen(tmp_path):
     assert configs.from_mapping(values).backbone.freeze is False
     section = configs.from_mapping({**values, "backbone": {"freeze": True}}).backbone
     assert section.freeze is True and section.options == {"scale": 0.5}
-
-
-def test_without_weights_of_a_model_the_backbone_is_missing(joined, tmp_path):
-    for weights in (None, "timm:resnet18", str(tmp_path / "nothing")):
-        with pytest.raises(ConfigError, match=r"backbone is missing"):
-            configs.from_mapping({"weights": weights, "heads": DEPTH, **TRAINING})

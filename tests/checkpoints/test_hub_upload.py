@@ -9,7 +9,7 @@ import yaml
 
 import densevit
 from densevit import config as configs
-from densevit.errors import DensevitError, WeightsError
+from densevit.errors import DensevitError
 from densevit.evaluation import metrics_file
 from densevit.interfaces import Licences
 from tests.checkpoints.hub_server import HubServer
@@ -119,16 +119,4 @@ def test_what_cannot_be_pushed_is_an_error_in_one_line_and_uploads_nothing(
     assert not any(hub.files.values())
 
 
-def test_without_the_library_the_error_says_so(hub: HubServer, uninstalled: Any) -> None:
-    uninstalled("huggingface_hub")
-    with pytest.raises(WeightsError, match=r"needs huggingface_hub, which is not installed\. Fix: `pip install"):
-        densevit.push_to_hub(small_model(), "ann/streets")
-
-
 # ---- without a network ----
-
-
-def test_without_a_network_the_error_says_so(no_hub: str) -> None:
-    fix = r"ann/streets: not pushed \(.*refused.*\)\. Fix: check the name and the network"
-    with pytest.raises(WeightsError, match=fix):
-        densevit.push_to_hub(small_model(), "ann/streets")

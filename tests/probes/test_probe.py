@@ -105,7 +105,3 @@ def test_intervals_do_not_depend_on_processes_and_leave_the_metrics_unchanged(ki
     intervals = [bootstrap_intervals(evaluator, 10, np.random.default_rng(0)) for evaluator in (alone, joined)]
     np.testing.assert_allclose([*intervals[0].values()], [*intervals[1].values()], rtol=1e-12)
     np.testing.assert_equal(alone.metrics(), before)
-
-
-def test_without_images_intervals_are_undefined():
-    assert np.isnan([*bootstrap_intervals(DepthErrors(()), 5, np.random.default_rng(0)).values()]).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer
+from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer, encode
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.transformer import Transformer
 
@@ -24,6 +24,16 @@ def perturbed(layer: nn.Module) -> nn.Module:
     count = sum(parameter.numel() for parameter in layer.parameters())
     nn.utils.vector_to_parameters(0.3 * torch.randn(count), layer.parameters())
     return layer
+
+
+def test_the_encoder_attends_at_cell_centres_with_positions_in_queries(levels: Levels):
+    layer, x = perturbed(DeformableEncoderLayer(OPTIONS, 2, 3)), levels.tokens
+    reference = levels.centres[:, :, None] * levels.valid_ratios[:, None]  # (B, S, L, 2), of each map
+    for _ in range(2):
+        attended = layer.self_attention(x + levels.positions, reference, x, SHAPES, levels.padding)
+        x = layer.self_attention_norm(x + attended)
+        x = layer.ffn_norm(x + layer.ffn(x))
+    torch.testing.assert_close(encode(levels, [layer, layer]), x)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

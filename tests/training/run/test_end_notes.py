@@ -64,3 +64,12 @@ def test_the_last_line_names_the_largest_error_and_its_section(table, errors, nm
         text = Path(__file__).parents[3].joinpath(page).read_text(encoding="utf-8")
         section = text.partition(f"## {anchor.capitalize().replace('-', ' ')}\n")[2].partition("\n## ")[0]
         assert f"| {says.partition(',')[0]} |" in section
+
+
+def test_a_run_without_steps_left_names_the_command_that_trains_longer() -> None:
+    from densevit.training.run.end_notes import all_trained
+
+    plan: Any = SimpleNamespace(budget=SimpleNamespace(steps=2000), changed=["optim.lr"])
+    line = all_trained(plan, Path("runs/a"))
+    assert line.startswith("runs/a has trained all of its 2,000 steps, without optim.lr. ")
+    assert "densevit train --resume runs/a trainer.max_images=N" in line
