@@ -27,6 +27,7 @@ ROOTS = {
     "densevit_papers": "plugins/densevit_papers",
     "densevit_probes": "plugins/densevit_probes",
     "densevit_scenes": "plugins/densevit_scenes",
+    "densevit_tools": "plugins/densevit_tools",
     "densevit_workbench": "plugins/densevit_workbench",
 }
 
