@@ -55,7 +55,9 @@ def test_maps_and_image_classes_are_regions() -> None:
     labels = np.zeros(SIZE, np.int64)
     labels[:, 40:] = 1
     entry = prediction(result(semantic=labels), controls_of(config("RectangleLabels")), "1")
-    assert [r["value"]["x"] for r in entry["result"]] == [0, 50] and "score" not in entry["result"][0]
+    values = [r["value"] for r in entry["result"]]
+    assert [(v["x"], *v["rectanglelabels"]) for v in values] == [(0, "cat"), (50, "dog")]
+    assert "score" not in entry["result"][0]
     choices = config("Choices", labels='<Choice value="dog"/>')
     entry = prediction(result(image_class=np.array(1)), controls_of(choices), "1")
     assert [r["value"] for r in entry["result"]] == [{"choices": ["dog"]}]
