@@ -57,15 +57,6 @@ def test_hub_repository_gives_weights_and_metadata(hub, folder):
         read("hf:facebook/model/detr-r51.pth")
 
 
-def test_all_hub_shards_are_downloaded(hub, folder):
-    where = {"a.weight": "model-00001-of-00002.safetensors", "a.bias": "model-00002-of-00002.safetensors"}
-    for name, file in where.items():
-        save_file({name: STATE[name]}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    hub.publish("facebook/model", folder)
-    assert_state(read("hf:facebook/model").tensors)
-
-
 @pytest.mark.parametrize(
     ("source", "beside"),
     [

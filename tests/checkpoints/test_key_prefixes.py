@@ -9,7 +9,7 @@ from torch import nn
 import densevit
 from densevit.cli import main
 from densevit.errors import WeightsError
-from densevit.layouts import every, find
+from densevit.layouts import every
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.converting import convert_checkpoint
@@ -153,15 +153,6 @@ def test_a_prefix_without_keys_is_refused_with_the_prefixes_of_the_file(resnet, 
         r"a\.pth: no key begins with 'teacher\.'\. Fix: .* \('model\.', 'model\.teacher\.',", capsys.readouterr().err
     )
     assert main(["convert", "runs/a", str(tmp_path / "out"), "--to", "hf", "--prefix", "teacher."]) == 2
-
-
-def test_an_incomplete_model_is_named_and_its_backbone_not_read_alone(tmp_path):
-    state = state_of(find("detr"))
-    state.pop("query_embed.weight")
-    with pytest.raises(WeightsError, match=r" detr fits most: \d+ of \d+ keys below 'net\.'\.$"):
-        convert_checkpoint(Checkpoint(prefixed("net.", state), "half.pth"))
-    with pytest.raises(WeightsError, match=r" keys, but not unlike\.anything\.$"):
-        convert_checkpoint(Checkpoint({"unlike.anything": torch.ones(1), **state}, "half.pth"))
 
 
 # ---- values ----

@@ -1,12 +1,8 @@
 """Depth in colours: pixel colours and the labels of colour bars."""
 
-import math
-
 import cv2
 import numpy as np
-import torch
 
-from densevit.drawing.draw import draw
 from densevit.drawing.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, value_map_panels
 
 FONT_SIZE = 12
@@ -58,14 +54,3 @@ def test_relative_depth_is_aligned_to_ground_truth_if_available():
     assert list(alone) == ["relative inverse depth"]
     assert tuple(alone["relative inverse depth"][0, 0]) == BRIGHT
     assert tuple(alone["relative inverse depth"][0, 79]) == DARK
-
-
-def test_any_size_and_constant_depth_are_drawn():
-    for size, value, key, truth in (
-        ((1, 1), 0.0, "depth", {"image_id": 3}),
-        ((2, 300), 3.0, "inverse_depth", {"depth": torch.full((2, 300), 2.0)}),
-        ((37, 53), math.nan, "inverse_depth", {"depth": torch.zeros(37, 53)}),
-        ((300, 2), math.nan, "depth", None),
-    ):
-        drawn = draw(np.zeros((*size, 3), np.uint8), {key: torch.full(size, value)}, (), truth=truth)
-        assert drawn.dtype == np.uint8 and drawn.ndim == 3

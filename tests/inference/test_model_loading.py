@@ -1,7 +1,6 @@
 """`densevit.load` and `densevit.save`; checkpoints of other projects are in tests/checkpoints."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.config import InferenceSection
-from densevit.errors import DensevitError, WeightsError
-from densevit.inference.model_loading import device_of
+from densevit.errors import WeightsError
 from densevit.interfaces import Class
 from densevit.weights import model_file
 from tests.built_models import build_model
@@ -88,15 +86,3 @@ def test_files_that_are_no_models_are_errors_with_the_fix(run: Path):
     }.items():
         with pytest.raises(WeightsError, match=facts):
             densevit.load(run / name)
-
-
-def test_devices(run: Path):
-    assert densevit.load(run, "cpu").device == densevit.load(run).device == torch.device("cpu")
-    assert device_of("auto").type in ("cpu", str(torch.accelerator.current_accelerator() or "cpu").split(":")[0])
-    for wrong, message in {
-        "meta": "device meta computes nothing",
-        "nonsense": "device nonsense: ",
-        "cuda:99": "device cuda:99: ",
-    }.items():
-        with pytest.raises(DensevitError, match=rf"^{re.escape(message)}"):
-            densevit.load(run, device=wrong)

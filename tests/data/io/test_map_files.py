@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -43,12 +42,3 @@ def test_depth_is_written_as_kitti_png_and_exact_npy(tmp_path: Path):
     write(tmp_path, "inverse_depth", torch.tensor([[-3.5, 2.0]], dtype=torch.bfloat16), ())
     assert [path.name for path in (tmp_path / "inverse_depth").iterdir()] == ["a.npy"]
     assert np.load(tmp_path / "inverse_depth" / "a.npy").tolist() == [[-3.5, 2]]
-
-
-def test_depth_beyond_the_png_range_is_written_to_npy_only(tmp_path: Path):
-    for name, beyond in (("a", 256.0), ("b", -0.01), ("c", float("nan"))):
-        depth = torch.tensor([[3.0, beyond]])
-        with pytest.warns(UserWarning, match="written as NPY only"):
-            write(tmp_path, "depth", depth, (), name)
-        assert np.array_equal(np.load(tmp_path / "depth" / f"{name}.npy"), depth.numpy(), equal_nan=True)
-    assert sorted(path.name for path in (tmp_path / "depth").iterdir()) == ["a.npy", "b.npy", "c.npy"]

@@ -195,15 +195,6 @@ def numbers(row: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if value}
 
 
-def test_the_average_leaves_out_frozen_modules():
-    from densevit.training.loop.ema import averaged_state
-
-    model = model_of()
-    model.backbone.requires_grad_(False)
-    names = {f"model.{name}" for name in model.state_dict() if not name.startswith("backbone.")}
-    assert averaged_state(model, nn.Identity()).keys() == names
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("section", "options", "message"),
