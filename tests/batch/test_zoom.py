@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import densevit
 from densevit.cli import main
-from densevit.weights import model_file
-from densevit_batch.model_joining import join, read_part
-from tests.inference.zoomed_models import FOCAL, IMAGE, MAPS, SIDE, SIZES, TYPES, VALUE, check, predicted, write_model
+from tests.inference.zoomed_models import FOCAL, IMAGE, MAPS, TYPES, VALUE, check, write_model
 
 
 @pytest.fixture
@@ -39,18 +36,3 @@ def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
     for cloud in (tmp_path / "out").rglob("*.ply"):
         lines = cloud.read_bytes().partition(b"end_header\n")[2]
         assert np.frombuffer(lines[:12], "<f4")[2] == pytest.approx(VALUE, rel=0.05)
-
-
-def test_joined_models_keep_each_head_s_training_size(tmp_path):
-    for side in (SIDE, 2 * SIDE):
-        write_model(tmp_path / f"{side}", TYPES, side)
-    sources = [(tmp_path / f"{SIDE}", "a"), (tmp_path / f"{2 * SIDE}", "b")]
-    model = join([read_part(*source) for source in sources], image_size=96)
-    model_file.save(model, tmp_path / "joined.safetensors")
-    model_file.save(join([read_part(tmp_path / "joined.safetensors", trust=True)]), tmp_path / "again.safetensors")
-    for file in ("joined", "again"):
-        predictor = densevit.load(tmp_path / f"{file}.safetensors", trust=True)
-        for size in SIZES:
-            results = predicted(predictor, image_size=size)
-            for name in ("a", "b"):
-                check({key: results[f"{name}_{key}"] for key in TYPES})

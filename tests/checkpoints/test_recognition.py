@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from densevit.errors import DensevitError, PluginError, WeightsError
+from densevit.errors import DensevitError, WeightsError
 from densevit.interfaces import CheckpointLayout
 from densevit.layouts import every, find
 from densevit.weights.checkpoint import Checkpoint
@@ -83,24 +83,3 @@ WHOLE = """
 
     NET = CheckpointLayout("whole-net", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
     """
-
-
-def test_a_broken_layout_affects_only_its_own_checkpoints(install):
-    entry_points = BROKEN + "whole-net = bl_whole:NET\n"
-    install("strangers", entry_points, {"bl_broken.py": "raise RuntimeError('torn')", "bl_whole.py": WHOLE})
-    with pytest.warns(UserWarning, match="recognised") as warned:
-        assert recognise(state("stem.w")).name == "whole-net"
-    messages = sorted(str(one.message) for one in warned)
-    assert len(messages) == 3
-    assert messages[0].startswith(
-        "The checkpoint layout 'broken-net' (bl_broken:NET, from strangers 1.0) cannot be imported: RuntimeError: torn"
-    )
-    assert "'no-layout' (bl_whole:Line, from strangers 1.0) is the class Line, which is not a" in messages[1]
-    assert "densevit.CheckpointLayout. Write `Line = densevit.CheckpointLayout(...)`." in messages[1]
-    assert "'other-name'" in messages[2] and "is named 'whole-net' in its module; expected" in messages[2]
-    assert all(message.endswith("Checkpoints of this layout are not recognised.") for message in messages)
-    with pytest.raises(PluginError, match="broken-net"):
-        find("broken-net")
-    assert find("bl_whole:NET").name == "whole-net"  # which needs no entry point
-    with pytest.raises(PluginError, match="no module 'bl_absent'"):
-        find("bl_absent:NET")

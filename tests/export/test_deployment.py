@@ -1,22 +1,18 @@
 """Merged blocks and folded batch norms give the outputs of the model, which stays as it is."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 import densevit
-from densevit.interfaces import Backbone
 from densevit.model import DenseModel
-from densevit_export import file_comparison, runtimes
+from densevit_export import file_comparison
 from densevit_export.deployment import deployable, simplified
 from densevit_export.graph import ExportedGraph
-from tests.small_models import evaluated_at
 
 
 def randomised(module: nn.Module) -> Any:
@@ -105,60 +101,4 @@ def test_layers_with_batch_norms(layers: Callable[[], list[nn.Module]], shape: t
 # ---- merged blocks ----
 
 
-class Branches(nn.Module):
-    """A third party's block: a 3x3 and a 1x1 convolution, added."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.wide, self.narrow = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.wide(x) + self.narrow(x)
-
-    def merged(self) -> nn.Module:
-        one = nn.Conv2d(self.wide.in_channels, self.wide.out_channels, 3, padding=1)
-        one.weight.copy_(self.wide.weight + F.pad(self.narrow.weight, (1, 1, 1, 1)))
-        one.bias.copy_(self.wide.bias + self.narrow.bias)
-        return one
-
-
-class Branched(Backbone):
-    channels, strides = (6, 6), (16, 32)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 6, 16, stride=16), nn.BatchNorm2d(6)
-        self.block = Branches(6)
-        self.again, self.block_norm = Branches(6), nn.BatchNorm2d(6)
-        self.head = nn.Linear(6, 10)  # of the classification that the backbone was trained for
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.block_norm(self.again(self.block(self.norm(self.stem(images)))))
-        return [x, F.max_pool2d(x, 2)]
-
-
 # ---- files ----
-
-
-@pytest.mark.integration
-def test_a_file_has_merged_blocks_and_neither_batch_norms_nor_unused_weights(tmp_path: Path):
-    import onnx
-
-    torch.manual_seed(0)
-    classes = [densevit.Class(name, i, (0, 0, 0)) for i, name in enumerate("abc")]
-    backbone = Branched()
-    head = densevit.create_head("one_stage", backbone.channels, backbone.strides, classes, width=16, fusion_blocks=0)
-    model = randomised(DenseModel(backbone, {"x": head}))
-    exported = densevit.export(evaluated_at(model, 96), tmp_path / "model.onnx", quiet=True)
-    assert exported.difference <= 1e-4
-    graph = onnx.load(exported.path).graph
-    weights = {one.name: tuple(one.dims) for one in graph.initializer}
-    assert "BatchNormalization" not in {node.op_type for node in graph.node}
-    assert weights.keys() <= {name for node in graph.node for name in node.input}
-    assert (6, 6, 3, 3) in weights.values() and (10, 6) not in weights.values()
-    assert not any("narrow" in name for name in weights)
-    run = runtimes.load(exported.path)
-    for count in (1, 2, 5):
-        images = file_comparison.example_images((75, 107), count, count)
-        found = file_comparison.differences(ExportedGraph(model), run, images)
-        assert max(found.values()) <= 1e-4, found

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
-import densevit
-from densevit import config as configs
-from densevit.model import build_backbone
-from densevit.weights import model_file
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command
 from tests.training.runs import rows
@@ -91,19 +85,3 @@ def test_simmim_learns_from_images_without_labels(pretrained: Path) -> None:
 
 
 # ---- two views, distillation ----
-
-
-def test_distillation_leaves_the_teacher_out_of_its_files(tmp_path: Path) -> None:
-    """The teacher is a ResNet-18, whose running statistics would change in training mode."""
-    teacher = tmp_path / "resnet18.safetensors"
-    model_file.save_backbone(build_backbone("resnet", depth=18), {"name": "resnet", "depth": 18}, teacher)
-    method = f"method={{name: distillation, teacher: {{name: resnet, depth: 18, weights: '{teacher}'}}}}"
-    overrides = [method, "trainer.max_steps=12", "data.batch_size=4", "optim.lr=3e-3", f"heads={SEGMENTATION}"]
-    overrides.append("data={name: scenes, image_size: 64, train_length: 24, val_length: 2}")
-    run = densevit.fit(configs.load("simmim.yaml", overrides), run_dir=tmp_path / "run")
-    found = losses(run.path, "train/distillation")
-    assert np.mean(found[-3:]) < 0.8 * found[0]
-    checkpoint = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert not any(name.startswith("method.teacher.") for name in checkpoint["state_dict"])  # can be loaded again
-    assert losses(run.path, "train/surfaces/cross_entropy") and "surfaces/mIoU" in run.metrics
-    assert not any("teacher" in name for name in load_file(run.path / "model.safetensors"))

@@ -118,20 +118,6 @@ def test_images_of_other_sizes_are_padded_with_their_last_cells(folder):
     assert (~mask[0]).nonzero().max(0).values.tolist() == [39, 29] and (~mask[1]).sum() == 32 * 64
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("change", ["freeze: false", "data.transforms=crop"])
-def test_a_protocol_that_changes_images_or_the_backbone_is_a_training(change, folder):
-    text = PROTOCOL.replace("transforms: resize", "transforms: crop") if "crop" in change else f"{change}\n{PROTOCOL}"
-    (folder / "tiny.yaml").write_text(text)
-    result = densevit.probe("mine.yaml", "tiny.yaml", device="cpu")
-    run = densevit.Run(folder / "runs" / "tiny-mine")
-    expected = {name: value for name, value in run.metrics.items() if np.isfinite(value)}
-    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert {"normals/mean", "segmentation/mIoU"} <= result.intervals.keys()
-    with pytest.raises(DensevitError, match="this protocol trains a model. Fix: name the backbone as module:Class"):
-        densevit.probe(Patches(), "tiny.yaml")
-
-
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

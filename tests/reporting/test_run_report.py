@@ -63,13 +63,3 @@ def test_missing_parts_are_listed_and_do_not_affect_others(run: Path, part: str)
     assert missing == [part + "/*.jpg" * (part == "predictions")] * bool(part)
     assert ("0.4124" in texts) == (part not in ("metrics.json", ""))
     assert ("train/loss" in texts) == (part != "metrics.csv")
-
-
-def test_a_run_is_shown_in_a_notebook(run: Path):
-    from densevit.training.run.fit import Run
-
-    html = Run(run)._repr_html_()
-    for part in ("detr_&lt;swin&gt;: detr on swin", "0.4124", "cat &amp; &lt;dog&gt;", "train/loss", "detection/AP"):
-        assert part in html
-    assert "train/lr" not in html and "<script" not in html and html.count("<svg") == 2
-    assert "There is no metrics.json" in Run(run / "predictions")._repr_html_()

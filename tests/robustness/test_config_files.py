@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from densevit.config import dump, load
-
 from .conftest import TINY, Refused
 
 # Content of wrong.yaml, and text of the message.
@@ -75,11 +73,3 @@ def test_path_of_another_file_is_refused(refused: Refused, path: str) -> None:
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_invalid_override_is_refused(tiny: str, refused: Refused, override: str) -> None:
     refused("config", tiny, override, says=(OVERRIDES[override],))
-
-
-def test_dumped_comments_stay_comments(tiny: str, tmp_path: Path) -> None:
-    config = load(tmp_path / tiny)
-    text = dump(config, {"classes of boxes": "a\nseed: 5, \x1b[31mb, \u2028c"})
-    (tmp_path / "again.yaml").write_text(text)
-    assert load(tmp_path / "again.yaml") == config
-    assert "\x1b" not in text

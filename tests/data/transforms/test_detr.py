@@ -1,11 +1,9 @@
 """The transforms `detr`: sizes and crops of the paper."""
 
 import numpy as np
-import pytest
 
 from densevit.data.transforms.detr import DetrTransforms
 from densevit.data.transforms.exact_sides import resize_short_side
-from densevit.errors import ConfigError
 
 
 def test_detr_crop_statistics_match_resize_crop_resize():
@@ -23,17 +21,3 @@ def test_detr_crop_statistics_match_resize_crop_resize():
     mine = np.array([(f.window[3] - f.window[1], f.window[2] - f.window[0], *f.size) for f in ours])
     assert np.abs(mine.mean(axis=0) / np.mean(theirs, axis=0) - 1).max() < 0.015
     assert np.abs(mine.std(axis=0) / np.std(theirs, axis=0) - 1).max() < 0.05
-
-
-def test_detr_scales_with_image_size():
-    detr, rng = DetrTransforms((480, 800)), np.random.default_rng(0)
-    frames = [detr.training_crop(480, 640, rng) for _ in range(1000)]
-    assert 0.45 < np.mean([frame.window == (0, 0, 480, 640) for frame in frames]) < 0.55
-    for (top, left, bottom, right), size in frames:
-        assert 0 <= top < bottom <= 480 and 0 <= left < right <= 640
-        assert abs((right - left) / (bottom - top) - size[1] / size[0]) < 0.03  # the crop keeps its aspect
-    shorts = {min(frame.size) for frame in frames if frame.window == (0, 0, 480, 640)}
-    assert shorts == {round(0.6 * short) for short in range(480, 801, 32)}
-    assert max(max(frame.size) for frame in frames) <= 800
-    with pytest.raises(ConfigError, match=r"data\.image_size.*800, 480"):
-        DetrTransforms((800, 480))

@@ -1,17 +1,12 @@
 """Training precision: automatic selection; each precision trains each head without casting targets."""
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from densevit import config as configs
 from densevit.layers.fast import hardware
-from tests.training.run.test_several_tasks import BASE, DETECTION, SURFACES
-from tests.training.runs import rows, train
 
 
 @pytest.fixture
@@ -62,22 +57,3 @@ def test_the_automatic_precision_is_what_the_hardware_computes_natively(resolve,
     for accelerator in accelerators:
         assert resolve("auto", accelerator) == expected
     assert [resolve(name) for name in ("32", "16-mixed", "bf16-true")] == ["32", "16-mixed", "bf16-true"]
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("no_drawings")
-def test_half_precision_trains_every_head(tmp_path: Path) -> None:
-    small = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
-    depth: dict[str, Any] = {"name": "dpt", "width": 8}
-    heads = {
-        "boxes": {**DETECTION, "extensions": {**DETECTION["extensions"], "position_bias": True, "two_stage": True}},
-        "plain": {"name": "detr", "num_queries": 4, "transformer": small},
-        "relative": {"name": "dpt", "width": 8},
-        **{output: {**depth, "output": output, "max_depth": 60.0} for output in ("sigmoid", "bins", "inverse")},
-        "mask": {"name": "dpt_segmentation", "width": 8},
-        "weighted": {**SURFACES, "class_weights": [1.0 + c / 8 for c in range(12)]},
-    }
-    trainer = {"max_steps": 1, "precision": "bf16-true", "accelerator": "cpu"}
-    data = {**BASE["data"], "masks": False, "train_length": 2}
-    run = train(configs.from_mapping({**BASE, "data": data, "heads": heads, "trainer": trainer}), tmp_path / "run")
-    assert all(math.isfinite(float(row["train/loss"])) for row in rows(run) if row["train/loss"])

@@ -29,23 +29,3 @@ def test_shown_are_the_metrics_of_publications_with_their_direction():
     found = lines({"swin-detr": detr, "swin-dpt": dpt})
     header = "| backbone | initial weights | detr AP ↑ | detr AP50 ↑ | dpt AbsRel ↓ | dpt delta1 ↑ | dpt RMSE ↓ |"
     assert header in found and "| swin | random | 0.110 | 0.220 | 0.100 | 0.500 | 0.300 |" in found
-
-
-def test_backbones_with_other_tokens_are_in_tables_of_their_own():
-    digests = {
-        "swin": {"tokens": "4x4"},
-        "vit": {"tokens": "16x16"},
-        "pixels": {"tokens": "8x8"},
-        "mine": {"tokens": "4x4"},
-    }
-    results = {
-        f"{name}-detr": case(name, "detr", {"detr/AP": 0.11}, main=["detr/AP"], lower_is_better=[], digest=digest)
-        for name, digest in digests.items()
-    }
-    tables = markdown(results, FACTS).partition("## Cost")[0].split("Not comparable with the first table: ")
-    assert [[name for name in digests if f"| {name} |" in table] for table in tables] == [
-        ["swin", "mine"],
-        ["vit"],
-        ["pixels"],
-    ]
-    assert tables[1].startswith("detr tokens: 16x16, not 4x4.")

@@ -1,6 +1,5 @@
 """`densevit doctor` compares labels with each other: likely mistakes with the option or command for each."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from PIL import Image
 
 import densevit
 from densevit import config, registry
-from densevit.cli import main
 from densevit_workbench.doctor.checks import alike_names
 from densevit_workbench.doctor.next_command import STARTS
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
@@ -47,31 +45,6 @@ def test_masks_outside_of_their_boxes(exchanged: int, severity: str, options: li
     assert (finding.severity, finding.split, finding.count, finding.of) == (severity, "train", exchanged, 4)
     assert f"{exchanged} of 4 masks lie outside of their bbox; x and y look exchanged" in finding.examples[0]
     assert finding.examples[1] == "annotation 0 of image 0.png"
-
-
-@pytest.mark.parametrize("layout", ["coco", "yolo"])
-def test_spellings_of_a_class_are_a_warning_with_the_command(layout: str, tmp_path: Path):
-    if layout == "coco":
-        annotations = [box(i, i % 2, [4 + i, 4, 20, 20], 2 if i else 1) for i in range(21)]
-        write_coco(tmp_path, "train", annotations, images=2)
-        document = json.loads((tmp_path / "train.json").read_text())
-        document["categories"] = [{"id": 1, "name": "aple"}, {"id": 2, "name": "apple"}]
-        (tmp_path / "train.json").write_text(json.dumps(document))
-        write_coco(tmp_path, "val", [], images=2, first=50)
-    else:
-        (tmp_path / "data.yaml").write_text("{train: images/train, val: images/val, names: [aple, apple]}")
-        for split, first in (("train", 0), ("val", 50)):
-            save(tmp_path / "images" / split / "0.png", first)
-            (tmp_path / "labels" / split).mkdir(parents=True)
-            lines = [f"{int(i > 0)} 0.5 0.5 0.{i + 10} 0.5" for i in range(21)]
-            (tmp_path / "labels" / split / "0.txt").write_text("\n".join(lines))
-    [finding] = [one for one in densevit.doctor(tmp_path).findings if "look alike" in one.title]
-    assert (finding.split, finding.examples) == ("train", ("aple 1, apple 20",))
-    assert finding.fix.endswith(f"densevit data convert {layout} {tmp_path} NEW_FOLDER --merge=aple=apple")
-    if layout == "yolo":
-        command = finding.fix.replace("NEW_FOLDER", str(tmp_path / "new")).split()
-        assert main(command[command.index("data") :]) == 0
-        assert densevit.doctor(tmp_path / "new").splits["train"].classes["labels"].names == ("apple",)
 
 
 @pytest.mark.parametrize(

@@ -46,20 +46,3 @@ def test_weights_reproduce_the_output_of_fused_attention(kind):
     values = value.repeat_interleave(2, 1) if kind == "grouped" else value
     expected = F.scaled_dot_product_attention(query, key, value, **options)
     torch.testing.assert_close(weights @ values, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_recording_changes_no_output_and_leaves_nothing_behind():
-    backbone = densevit.create_backbone("swin", variant="nano", window_size=4).eval()
-    images = torch.randn(1, 3, 64, 96)
-    hooks = torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks
-    before = [len(one) for one in hooks]
-    with torch.no_grad():
-        plain = backbone(images)
-        with recorded_attention(backbone) as found:
-            watched = backbone(images)
-            count = len(found)
-            torch.randn(1, 3, 4, 4).softmax(-1)  # outside of the module
-    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
-    assert [len(one) for one in hooks] == before
-    backbone(images)
-    assert len(found) == count
