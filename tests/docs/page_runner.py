@@ -135,7 +135,7 @@ class Page:
     # ---- configs ----
 
     def _yaml(self, block: Block) -> None:
-        """A config, a part of one over `detr_swin`, a section `data` or a protocol is valid, with the options of its
+        """A config, a part of one over a recipe, a section `data` or a protocol is valid, with the options of its
         plugins, and its model is built."""
         file, values = self._written(block), yaml.safe_load(block.text)
         assert isinstance(values, dict)
@@ -146,7 +146,8 @@ class Page:
         else:
             if "base" not in values and not {"backbone", "heads", "data", "trainer"} <= values.keys():
                 file = self.cwd / f"block_{block.line}.yaml"
-                file.write_text(f"base: detr_swin\n{block.text}")
+                base = "setr_vit" if values.keys() == {"inference"} else "detr_swin"  # flips are of dense heads
+                file.write_text(f"base: {base}\n{block.text}")
             config = configs.load(file)
         try:
             configs.check_plugins(config)
