@@ -11,7 +11,7 @@ from densevit.interfaces import Transforms
 from densevit.layers.missing_pixels import valid_mean
 
 _BITS = 16  # at most, per weight: sums of 255 times such weights are exact in float32
-_LARGEST_WEIGHT = 2**15 - 0.5  # the kernel has 16 bits
+_LARGEST_WEIGHT = 2**16 - 1  # twice the largest weight before rounding: the kernel has 16 bits
 _TOLERANCE = 2e-3  # of a channel's largest absolute value, in float32: OpenCV may round positions to float32
 _VALID = 0.1  # weight of valid pixels, below which rounding dominates
 
@@ -67,10 +67,20 @@ def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _weights(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Integer weights (resized, length) float32 of a triangle filter, and the integer that represents 1."""
-    weights = _triangles(length, resized, device)
-    unit = 2 ** (_LARGEST_WEIGHT / weights.amax((0, 1))).log2().floor().clamp(max=_BITS)
-    return (weights * unit + 0.5).floor().float(), unit.float()
+    """Integer weights (resized, length) float32 of a triangle filter, and the integer that represents 1.
+
+    Computed from integers only, so that all runtimes round a weight near a half in the same direction; browsers and
+    accelerators have no float64.
+    """
+    sides = torch.full((1, 1), length, device=device), torch.full((1, 1), resized, device=device)
+    centers = (2 * torch.arange(resized, device=device)[:, None] + 1) * sides[0]
+    offsets = (2 * torch.arange(length, device=device) + 1) * sides[1] - centers  # in 1 / (2 * resized) pixels
+    heights = (2 * torch.maximum(*sides) - offsets.abs()).clamp(min=0)
+    total = heights.sum(1, keepdim=True)
+    units = 2 ** torch.arange(_BITS + 1, device=device)
+    fits = (2 * heights.amax(1)[:, None] * units < _LARGEST_WEIGHT * total).all(0)
+    unit = torch.where(fits, units, 1).amax(0)
+    return ((2 * heights * unit + total) // (2 * total)).float(), unit.float()
 
 
 def _float_weights(length: int, resized: int, shrinks: Tensor) -> Tensor:
@@ -80,11 +90,8 @@ def _float_weights(length: int, resized: int, shrinks: Tensor) -> Tensor:
     return torch.where(shrinks, rounded, exact.float())
 
 
-def _triangles(length: int, resized: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Weights (resized, length) of a triangle filter.
-
-    uint8 needs float64, so that all runtimes round a weight near a half in the same direction.
-    """
+def _triangles(length: int, resized: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Weights (resized, length) of a triangle filter."""
     scale = torch.full((1, 1), length, dtype=dtype, device=device) / resized
     centers = (torch.arange(resized, dtype=dtype, device=device)[:, None] + 0.5) * scale
     offsets = torch.arange(length, dtype=dtype, device=device) + 0.5 - centers
