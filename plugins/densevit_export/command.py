@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   densevit export runs/detr_swin --int8                 # runs/detr_swin/model-int8.onnx
   densevit export runs/detr_swin --out detr.onnx --resize
   densevit export runs/detr_swin --resize --postprocess --out program.onnx
+  densevit export runs/detr_swin --out web              # a page that predicts in the browser
   densevit export runs/detr_swin --evaluate
   densevit export runs/detr_swin --evaluate data=coco data.root=~/coco
   densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
@@ -44,8 +45,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="NAME.onnx or NAME.pt2 (default: RUN/model.onnx, model-half.onnx, model-bf16.pt2 or "
-        "model-int8.onnx; for hf:ORG/NAME, NAME.onnx ...)",
+        help="NAME.onnx, NAME.pt2, or a folder for a page that runs in a browser (default: RUN/model.onnx, "
+        "model-half.onnx, model-bf16.pt2 or model-int8.onnx; for hf:ORG/NAME, NAME.onnx ...)",
     )
     halves = parser.add_mutually_exclusive_group()
     halves.add_argument(
@@ -98,6 +99,7 @@ def run(args: Namespace) -> int:
     from densevit.evaluation.evaluation_tables import comparison_table
     from densevit.inference.model_loading import load_any
     from densevit.terminal import table
+    from densevit_export.browser_page import is_page
     from densevit_export.exporting import export
     from densevit_export.file_plan import FileOptions, check_options
     from densevit_export.source import ExportedFiles
@@ -107,7 +109,7 @@ def run(args: Namespace) -> int:
     out = args.out or _beside(args.model, "int8" if args.int8 else args.half)
     check_options(out, FileOptions(args.half, args.int8, args.resize, args.postprocess))
     check_free(out, "Fix: name a file with --out FILE.")
-    if args.threshold is not None and not args.postprocess:
+    if args.threshold is not None and not (args.postprocess or is_page(out)):
         raise ConfigError(
             "--threshold: only files with post-processing select objects. Fix: add --postprocess, or leave it out."
         )
@@ -163,6 +165,8 @@ def run(args: Namespace) -> int:
         args.output.show("The file is no faster than its model on this CPU.")
     if evaluation is not None:
         args.output.show("", comparison_table(*evaluation))
+    if is_page(out):
+        args.output.show(f"The page: python -m http.server 8000 --directory {out}, then http://localhost:8000")
     args.output.result(
         {
             "file": str(exported.path),

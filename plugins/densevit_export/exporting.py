@@ -17,7 +17,7 @@ from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.paths import user_path
-from densevit_export import file_comparison, files, postprocessing, quantization, runtimes
+from densevit_export import browser_page, file_comparison, files, postprocessing, quantization, runtimes
 from densevit_export.engine import engine_of
 from densevit_export.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit_export.graph import ExportedGraph
@@ -80,7 +80,8 @@ def export(
     main_metrics: Mapping[str, bool] | None = None,
     canvas: Size | None = None,
 ) -> Exported:
-    """Writes NAME.onnx or NAME.pt2, which maps images (B, C, H, W) to boxes and maps in their pixels.
+    """Writes NAME.onnx or NAME.pt2, which maps images (B, C, H, W) to boxes and maps in their pixels; or a folder with
+    a page that runs such an ONNX file in a browser, with `resize` and `postprocess`.
 
     Images have the model's channels and type, uint8 RGB by default; pixels without data are NaN. The file contains
     normalisation, padding and decoding; batch, height and width vary unless the backbone has a fixed size. Its layers
@@ -109,13 +110,16 @@ def export(
         True
     """
     path = user_path(path)
+    if is_page := browser_page.is_page(path):
+        browser_page.check_model(model)
+        resize, postprocess = model.resize is not None, True
     options = FileOptions(half, int8 is not None, resize, postprocess, threshold, canvas)
     check_options(path, options)
     check_free(path)
     plan = file_plan(model, path, options)
-    with atomic_file(path) as partial:
+    with browser_page.page(path) if is_page else atomic_file(path) as partial:
         header = header_of(plan.model, plan.graph.canvas, resize, plan.thresholds)
-        count = (half is not None) + files.count_steps(path, resize) + 1 + _comparisons(plan) + 1 + options.int8
+        count = (half is not None) + files.count_steps(partial, resize) + 1 + _comparisons(plan) + 1 + options.int8
         begin = progress_lines(f"Exporting to {path}", count, quiet)
         precision = program = None
         if half is not None:

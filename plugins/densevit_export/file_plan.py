@@ -11,6 +11,7 @@ from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit_export import file_comparison, postprocessing
+from densevit_export.browser_page import is_page
 from densevit_export.deployment import deployable
 from densevit_export.engine import Engine
 from densevit_export.exported_outputs import is_exportable
@@ -63,9 +64,9 @@ class FilePlan:
 
 def check_options(path: Path, options: FileOptions) -> None:
     """Raises DensevitError for options that the file format does not support, or a missing package."""
-    is_onnx = path.suffix == ".onnx"
-    if path.suffix not in SUFFIXES:
-        raise DensevitError(f"{path}: the suffix selects the format. Expected NAME.onnx or NAME.pt2.")
+    is_onnx = path.suffix == ".onnx" or is_page(path)
+    if path.suffix not in SUFFIXES and not is_page(path):
+        raise DensevitError(f"{path}: the suffix selects the format: NAME.onnx, NAME.pt2 or, for a page, a folder.")
     if options.resize and not is_onnx:
         raise DensevitError(
             f"{path}: only ONNX files can resize images (--resize), because torch.export would need the resized size "
