@@ -15,7 +15,7 @@ const heads = Object.entries(header.heads).map(([name, { classes }]) => {
 const sliders = Object.entries(header.postprocess.thresholds).map(([head, score]) => {
   const label = document.createElement("label");
   label.innerHTML = 'score from <input type="range" min="0" max="1" step="any"> <output></output>';
-  if (heads.length > 1) label.prepend(`${head}:`);
+  if (heads.length > 1) label.prepend(`${head}: `);
   const [slider, text] = label.querySelectorAll("input, output");
   slider.oninput = () => (text.value = Number(slider.value).toFixed(2));
   slider.onchange = update;
