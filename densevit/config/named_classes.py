@@ -80,9 +80,9 @@ def check(noun: str, section: PluginSection, where: str, folder: str = ".") -> d
             )
         return {}
     plugin = load(noun, section.name)
-    run_name = {key: Path(folder).name for key in _RUN_NAMES.get(section.name, ())}
-    save_dir = {"save_dir": folder} if noun == "logger" and signatures.takes(plugin, "save_dir") else {}
-    options = run_name | save_dir
+    options = {key: Path(folder).name for key in _RUN_NAMES.get(section.name, ())} | (
+        {"save_dir": folder} if noun == "logger" and signatures.takes(plugin, "save_dir") else {}
+    )
     has_server = section.options.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
     if section.name == "mlflow" and not has_server:  # MLflow 3 refuses folders
         database, files = (Path(folder).absolute() / name for name in ("mlflow.db", "mlruns"))

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 
-_POINTS = 3  # least number of points of a polygon
 _TOLERANCE = 0.7  # largest distance in pixels between a polygon and the mask's outline
 
 
@@ -14,7 +13,7 @@ def polygons_of(mask: np.ndarray) -> list[list[float]]:
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlines = [cv2.approxPolyDP(contour, 3 * _TOLERANCE, True) for contour in contours]
     outlines = [
-        outline if len(outline) >= _POINTS else contour  # of a thin part
+        outline if len(outline) > 2 else contour  # of a thin part
         for outline, contour in zip(outlines, contours, strict=True)
     ]
     return [((outline[:, 0] + 0.5) / 3).round(2).ravel().tolist() for outline in outlines]
