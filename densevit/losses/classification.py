@@ -49,6 +49,19 @@ def iou_aware(logits: Tensor, quality: Tensor, alpha: float = 0.25, gamma: float
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
+def with_label_weights(losses: Tensor, index: tuple[Tensor, ...], weights: Tensor | None) -> Tensor:
+    """Class losses in which the term of an object's class is multiplied by the object's weight, such as the score of a
+    predicted label: sum_i w_i L_i over the positive terms, normalised as without weights.
+
+    losses: (...). index: the position of each positive term, (P,) each. weights: (P,); None: all are 1.
+    """
+    if weights is None:
+        return losses
+    factors = torch.ones_like(losses)
+    factors[index] = weights
+    return losses * factors
+
+
 def labelled_logits(logits: Tensor, targets: Tensor, labelled: Tensor | None) -> Tensor:
     """Logits for the class losses of images in which only some classes are labelled, as federated losses on LVIS (Gupta
     et al. 2019, section 3.1): a class that is not labelled in an image is neither positive nor negative there.

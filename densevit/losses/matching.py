@@ -19,7 +19,8 @@ class Objects(NamedTuple):
     """The T objects of all images of a batch, concatenated.
 
     boxes: (T, 4) normalised cxcywh. labels: (T,). image: (T,), index in the batch. counts: objects per image.
-    names: image ids, for messages. labelled: the result of `labelled_classes`.
+    names: image ids, for messages. labelled: the result of `labelled_classes`. label_weights: (T,), see
+    `with_label_weights`; None: all are 1.
     """
 
     boxes: Tensor
@@ -28,6 +29,7 @@ class Objects(NamedTuple):
     counts: list[int]
     names: list[int | str]
     labelled: Tensor | None = None
+    label_weights: Tensor | None = None
 
     @classmethod
     def of(cls, targets: "Objects | Sequence[Mapping[str, Any]]", device: torch.device) -> "Objects":
@@ -56,7 +58,8 @@ class Objects(NamedTuple):
         boxes = to_device(torch.cat([target["boxes"].float() for target in labelled]), device)
         labels = to_device(torch.cat([target["labels"] for target in labelled]), device)
         boxes = to_centres(boxes / to_device(sizes, device))
-        return cls(boxes, labels, to_device(image, device), counts, names, classes)
+        weights = label_weights(labelled, device)
+        return cls(boxes, labels, to_device(image, device), counts, names, classes, weights)
 
     def select(self, images: list[int]) -> "Objects":
         """Re-indexes `image` for a sub-batch of these images, which must contain all objects."""
@@ -70,6 +73,14 @@ class Objects(NamedTuple):
             else self.labelled[to_device(torch.tensor(images, dtype=torch.long), image.device)]
         )
         return self._replace(image=image, counts=counts, names=names, labelled=rows)
+
+
+def label_weights(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor | None:
+    """`label_weights` of all objects, (T,); 1 in images without it. None: no image has it."""
+    if not any("label_weights" in target for target in targets):
+        return None
+    rows = [target.get("label_weights", torch.ones_like(target["labels"])).float() for target in targets]
+    return to_device(torch.cat(rows), device)
 
 
 def labelled_classes(targets: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor | None:

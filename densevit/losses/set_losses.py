@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
-from densevit.losses.classification import focal, iou_aware, labelled_logits, matchability_aware, varifocal
+from densevit.losses.classification import (
+    focal,
+    iou_aware,
+    labelled_logits,
+    matchability_aware,
+    varifocal,
+    with_label_weights,
+)
 from densevit.losses.context import LossContext
 from densevit.losses.matching import MatchedPairs, Objects, TermWeights
 
@@ -87,9 +94,12 @@ def set_losses(
         is_focal = classification == "focal"
         quality = torch.ones_like(iou) if is_focal else iou.detach().clamp(min=MIN_QUALITY[classification])
         target = torch.zeros_like(logits)
-        target[pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]] = quality
+        index = pairs.layer, pairs.image, pairs.query, objects.labels[pairs.target]
+        target[index] = quality
         logits = labelled_logits(logits, target, objects.labelled)
-        label = BINARY_LOSSES[classification](logits, target).sum((1, 2, 3)) / count
+        weights = None if objects.label_weights is None else objects.label_weights[pairs.target]
+        label = with_label_weights(BINARY_LOSSES[classification](logits, target), index, weights)
+        label = label.sum((1, 2, 3)) / count
     return SetLosses(label, l1, giou)
 
 
@@ -103,7 +113,7 @@ def softmax_set_losses(
     """
     with autocast_off(logits.device):
         cross_entropy, weight = query_cross_entropy(
-            logits.float(), objects.labels, pairs, no_object_weight, objects.labelled
+            logits.float(), objects.labels, pairs, no_object_weight, objects.labelled, objects.label_weights
         )
         count = torch.full((), float(len(objects.labels)), device=logits.device)
         count, total = context.mean_counts(objects=count, objects_weights=weight.sum((1, 2)))
@@ -113,12 +123,18 @@ def softmax_set_losses(
 
 
 def query_cross_entropy(
-    logits: Tensor, labels: Tensor, pairs: MatchedPairs, no_object_weight: float, labelled: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    pairs: MatchedPairs,
+    no_object_weight: float,
+    labelled: Tensor | None = None,
+    label_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the class of each query, and the weight of this class, (L, B, Q) each.
 
     logits: (L, B, Q, K+1). labels: (T,), of all objects. A query without an object has the class K with weight
-    `no_object_weight`; other classes have weight 1. labelled: (B, 1, K), see `labelled_logits`.
+    `no_object_weight`; other classes have weight 1. labelled: (B, 1, K), see `labelled_logits`. label_weights: (T,), of
+    the losses of matched queries, see `with_label_weights`.
     """
     no_object = logits.shape[-1] - 1
     classes = torch.full(logits.shape[:3], no_object, device=logits.device)  # (L, B, Q)
@@ -127,4 +143,6 @@ def query_cross_entropy(
     if labelled is not None:
         targets = F.one_hot(classes, no_object + 1)
         logits = labelled_logits(logits, targets, F.pad(labelled, (0, 1), value=True))
-    return F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight), weight
+    losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), reduction="none").view_as(weight)
+    weights = None if label_weights is None else label_weights[pairs.target]
+    return with_label_weights(losses, (pairs.layer, pairs.image, pairs.query), weights), weight

@@ -128,8 +128,8 @@ class MaskCriterion:
         )
         mask, dice = mask_losses(embeddings, pixels, segments, scales, pairs, self.num_points, generator)
         pairs = pairs.to(pixels.device)
-        labels, classes = segments.labels, segments.labelled
-        cross_entropy, weight = query_cross_entropy(logits, labels, pairs, NO_OBJECT_WEIGHT, classes)
+        labels, classes, weights = segments.labels, segments.labelled, segments.label_weights
+        cross_entropy, weight = query_cross_entropy(logits, labels, pairs, NO_OBJECT_WEIGHT, classes, weights)
         if self.task != "instance" and not all(segments.counts):  # a map without segments has no labelled pixel
             weight = weight * to_device(torch.tensor(segments.counts) > 0, pixels.device)[:, None]
         count = torch.full((), float(len(segments.labels)), device=pixels.device)

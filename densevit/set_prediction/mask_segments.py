@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Targets
 from densevit.losses.distributed import to_device
-from densevit.losses.matching import labelled_classes
+from densevit.losses.matching import label_weights, labelled_classes
 
 OVERSAMPLING = 3.0
 IMPORTANCE = 0.75  # share of points that are the most uncertain; the others are random
@@ -35,7 +35,8 @@ class MaskSegments(NamedTuple):
     of the first pixel of a segment's map. extents: (T, 2), its width and height. ids: (T,), the value of a segment's
     pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
-    unlabelled pixels; None: all pixels are labelled. labelled: the result of `labelled_classes`.
+    unlabelled pixels; None: all pixels are labelled. labelled: the result of `labelled_classes`. label_weights: (T,),
+        of instances, see `Objects`.
     """
 
     maps: Tensor
@@ -50,6 +51,7 @@ class MaskSegments(NamedTuple):
     names: list[int | str]
     limit: int | None = None
     labelled: Tensor | None = None
+    label_weights: Tensor | None = None
 
     @classmethod
     def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "MaskSegments":
@@ -81,7 +83,10 @@ class MaskSegments(NamedTuple):
         table = to_device(torch.tensor(rows, dtype=torch.long).view(-1, 4), device)
         starts, image, extents = table[:, 0], table[:, 1], table[:, 2:]
         classes = labelled_classes(targets, device)
-        return cls(torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names, limit, classes)
+        weights = label_weights(targets, device) if task == "instance" else None
+        return cls(
+            torch.cat(maps), coded, starts, extents, ids, image, labels, counts, sizes, names, limit, classes, weights
+        )
 
     def at(self, targets: Tensor, points: Tensor) -> Tensor:
         """Whether points are on segments, interpolated bilinearly between pixels: 0 ... 1.

@@ -16,6 +16,7 @@ from densevit import DataError, DenseModel, RunLengthMasks
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.interfaces.datasets import WrappedDataset
+from densevit.targets.types import TargetTypes
 
 SAME = 0.7  # IoU of predictions that are of a labelled object
 
@@ -59,10 +60,11 @@ def write_predictions(teacher: DenseModel, head: str, dataset: Dataset, file: Pa
 
 
 class _Objects(NamedTuple):
-    """The objects of an image: boxes (N, 4) xyxy, labels (N,) of the data, masks."""
+    """The objects of an image: boxes (N, 4) xyxy, labels (N,) of the data, scores (N,), masks."""
 
     boxes: Tensor
     labels: Tensor
+    scores: Tensor
     masks: RunLengthMasks | None
 
 
@@ -70,7 +72,8 @@ class PseudoLabelled(WrappedDataset):
     """A data set in which a teacher's predictions of a file label the classes that are not labelled in an image.
 
     Predictions of these classes become objects, except at a labelled object, by an IoU of 0.7 or more. The classes are
-    then labelled in the image, so that they are negatives elsewhere.
+    then labelled in the image, so that they are negatives elsewhere. `label_weights`: 1 of an object of the data, the
+    score of a predicted one.
 
     file: a file of `write_predictions`. classes: those of the boxes. teacher_classes: the names of the classes that
     predictions label.
@@ -79,6 +82,8 @@ class PseudoLabelled(WrappedDataset):
     def __init__(self, dataset: Dataset, file: Path, classes: Sequence[Class]) -> None:
         super().__init__(dataset)
         document = json.loads(file.read_text(encoding="utf-8"))
+        types = TargetTypes.of(dataset)
+        self.provides = {key: types.get(key) for key in (*dataset.provides, "label_weights")}
         self._names = [c.name for c in classes]
         categories = {c["id"]: c["name"] for c in document["categories"]}
         self.teacher_classes = {*categories.values()} & {*self._names}
@@ -93,9 +98,12 @@ class PseudoLabelled(WrappedDataset):
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
         targets: Targets = sample["targets"]
-        objects = self._objects.get(targets["image_id"])
-        if objects is None or "labelled" not in targets or "boxes" not in targets:
+        if "boxes" not in targets:
             return sample
+        targets = {**targets, "label_weights": torch.ones(len(targets["boxes"]))}
+        objects = self._objects.get(targets["image_id"])
+        if objects is None or "labelled" not in targets:
+            return {**sample, "targets": targets}
         wanted = self.teacher_classes - {*targets["labelled"]}
         is_wanted = torch.tensor([name in wanted for name in self._names])[objects.labels]
         if len(targets["boxes"]):
@@ -111,6 +119,7 @@ def _objects(rows: Sequence[dict[str, Any]], labels: dict[int, int], size: tuple
     return _Objects(
         boxes,
         torch.tensor([labels[row["category_id"]] for row in rows], dtype=torch.int64),
+        torch.tensor([row.get("score", 1.0) for row in rows]),
         RunLengthMasks.from_codes(codes, size) if len(codes) == len(rows) else None,
     )
 
@@ -119,6 +128,7 @@ def _with_objects(targets: Targets, objects: _Objects, chosen: Tensor) -> Target
     """The targets of an image with the chosen objects, (N,) bool, after its own."""
     boxes = objects.boxes[chosen]
     added = {"boxes": boxes, "labels": objects.labels[chosen], "area": (boxes[:, 2:] - boxes[:, :2]).prod(1)}
+    added["label_weights"] = objects.scores[chosen]
     added["iscrowd"] = torch.zeros(len(boxes), dtype=torch.bool)
     result = {**targets, **{key: torch.cat([targets[key], x]) for key, x in added.items() if key in targets}}
     if "masks" in targets:

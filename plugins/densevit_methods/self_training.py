@@ -22,7 +22,8 @@ class SelfTraining(Method):
 
     The teacher predicts all training images once, before training, to `pseudo_labels.json` in the run folder: a COCO
     json with scores, as of `densevit data prelabel`. Predictions with at least the teacher's score threshold become
-    objects, except at a labelled object (IoU 0.7 or more); elsewhere their classes are negatives.
+    objects, except at a labelled object (IoU 0.7 or more); elsewhere their classes are negatives. Their class losses
+    have their scores as weights (`label_weights`), except in torchvision's heads.
 
     teacher: a source of `densevit.load`, such as a run folder; None: `weights`.
     classes: names of the teacher's classes to learn from it; "old": all that it has.

@@ -85,3 +85,31 @@ def test_an_unlabelled_class_has_no_gradient_and_the_loss_is_that_without_the_cl
     assert gradients and not any(gradient[..., K - 1].any() for gradient in gradients)
     expected = losses_of(smaller, mapped(outputs, dropped), batch.targets)
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+
+
+UNWEIGHTED = {"faster_rcnn", "fcos", "kmax_deeplab", "max_deeplab"}
+WEIGHTED = [n for n in OF_CLASSES if {"boxes", "labels"} <= {*registry.load("heads", CASES[n].head).required_targets}]
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name not in UNWEIGHTED])
+def test_class_losses_of_objects_have_their_weights(name: str):
+    """What each object's weight 0 takes from the loss adds up to what all of them take; weights of 1 take nothing."""
+    case = CASES[name]
+    factory = functools.partial(registry.load("heads", case.head), **case.options)
+    fixture = HeadFixture(factory, CHANNELS[: case.levels], STRIDES[: case.levels], case.reach)
+    head, batch = fixture.build(classes=K).double().train(), fixture.batch(classes=4)
+    counts = [len(target["labels"]) for target in batch.targets]
+
+    def loss_of(weights: Tensor) -> Tensor:
+        rows = zip(batch.targets, weights.split(counts), strict=True)
+        targets = [{**target, "label_weights": row} for target, row in rows]
+        torch.manual_seed(0)
+        with torch.no_grad():
+            outputs = head([x.double() for x in batch.copies()], batch.padding_mask, targets)
+            return total(head.loss(outputs, targets, LossContext()))
+
+    ones = torch.ones(sum(counts))
+    plain, none = loss_of(ones), loss_of(ones - 1)
+    shares = [plain - loss_of(ones - row) for row in torch.eye(len(ones))]
+    assert sum(share > 1e-4 for share in shares) > 2  # RT-DETR: not of objects that no box overlaps
+    torch.testing.assert_close(torch.stack(shares).sum(), plain - none, rtol=1e-3, atol=1e-3)

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from densevit.losses.boxes import to_corners
 from densevit.losses.classification import focal, iou_aware, matchability_aware, varifocal
 from densevit.losses.context import LossContext
+from densevit.losses.hungarian_loss import HungarianLoss
 from densevit.losses.matching import MatchedPairs, Objects
-from densevit.losses.set_losses import Classification, last_and_auxiliary, set_losses
+from densevit.losses.set_losses import Classification, LossWeights, last_and_auxiliary, set_losses
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0)])
@@ -97,3 +100,22 @@ def test_terms_of_earlier_layers_are_summed():
     terms = {"l1": torch.tensor([1.0, 2.0, 4.0]), "giou": torch.tensor([8.0, 16.0, 32.0])}
     assert last_and_auxiliary(terms) == {"l1": 4, "giou": 32, "auxiliary": 1 + 2 + 8 + 16}
     assert last_and_auxiliary(terms, proposals=True) == {"l1": 4, "giou": 32, "auxiliary": 2 + 16, "proposals": 1 + 8}
+
+
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+def test_label_weights_multiply_the_terms_of_the_objects_classes(classification):
+    """Not the background terms, the boxes' losses and the normalisers; by hand, for two queries on their objects."""
+    torch.manual_seed(1)
+    logits = torch.randn(1, 2, 2 + (classification == "softmax"))
+    boxes = torch.tensor([[[0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.4, 0.4]]])
+    target = {"boxes": to_corners(boxes[0]), "labels": torch.tensor([0, 1]), "size": (1, 1)}
+    target["label_weights"] = torch.tensor([0.25, 1.0])
+    losses = HungarianLoss(classification=classification)(logits, boxes, [target])
+    if classification == "softmax":
+        terms = F.cross_entropy(logits[0], target["labels"], reduction="none") * target["label_weights"]
+    else:
+        terms = focal(logits[0], torch.eye(2))
+        terms[0, 0] *= 0.25
+    torch.testing.assert_close(losses["label"], LossWeights().label * terms.sum() / 2)
+    plain = HungarianLoss(classification=classification)(logits, boxes, [{**target, "label_weights": torch.ones(2)}])
+    assert losses["l1"] == plain["l1"] and losses["giou"] == plain["giou"] and losses["label"] < plain["label"]

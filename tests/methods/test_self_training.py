@@ -36,7 +36,7 @@ class OneImage(densevit.Dataset):
 
 def file_of(path: Path, objects: list[tuple[int, list[float]]]) -> Path:
     """A file of `write_predictions`. objects: category and `bbox`."""
-    rows = [{"id": n, "image_id": 7, "category_id": c, "bbox": b} for n, (c, b) in enumerate(objects)]
+    rows = [{"id": n, "image_id": 7, "category_id": c, "bbox": b, "score": 0.25} for n, (c, b) in enumerate(objects)]
     names = {5: "cat", 6: "dog", 7: "bird", 8: "fox"}
     document: dict[str, Any] = {"images": [{"id": 7, "height": 30, "width": 60}]}
     document |= {"annotations": rows, "categories": [{"id": c, "name": name} for c, name in names.items()]}
@@ -52,7 +52,7 @@ def test_predictions_label_the_classes_that_are_not_labelled(tmp_path: Path):
     targets = dataset[0]["targets"]
     assert targets["boxes"].tolist() == [[0, 0, 10, 10], [20, 10, 30, 30]] and targets["labels"].tolist() == [2, 0]
     assert targets["area"].tolist() == [100, 200] and targets["iscrowd"].tolist() == [False, False]
-    assert targets["labelled"] == ["cat", "dog", "bird"]
+    assert targets["labelled"] == ["cat", "dog", "bird"] and targets["label_weights"].tolist() == [1, 0.25]
     dataset.teacher_classes -= {"cat"}
     assert dataset[0]["targets"]["labels"].tolist() == [2] and dataset[0]["targets"]["labelled"] == ["dog", "bird"]
     assert dataset.classes == {"detection": CLASSES} and len(dataset) == 1

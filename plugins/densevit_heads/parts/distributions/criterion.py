@@ -10,7 +10,7 @@ from torch import Tensor
 from densevit.interfaces import Losses, Outputs, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import has_objects, overlaps, to_corners
-from densevit.losses.classification import labelled_logits
+from densevit.losses.classification import labelled_logits, with_label_weights
 from densevit.losses.context import LossContext
 from densevit.losses.distributed import to_device
 from densevit.losses.matching import MatchedPairs, Objects, assign, matching_costs
@@ -191,14 +191,18 @@ class DfineCriterion(SetCriterion):
         image, query, target = (x[:, class_pairs] for x in (pairs.image, pairs.query, pairs.target))
         classes = torch.zeros_like(layers.logits)
         least = MIN_QUALITY["varifocal_matched"]
-        classes[layer, image, query, objects.labels[target]] = quality[:, class_pairs].clamp(min=least)
+        index = layer, image, query, objects.labels[target]
+        classes[index] = quality[:, class_pairs].clamp(min=least)
+        weights = None if objects.label_weights is None else objects.label_weights[target]
 
         layers = layers._replace(logits=labelled_logits(layers.logits, classes, objects.labelled))
 
         box_pairs = slice(pairs.matched, None)
         truth = truth[0, box_pairs]  # the same in all outputs
         return {
-            "label": BINARY_LOSSES[self.classification](layers.logits, classes).sum(-1),
+            "label": with_label_weights(BINARY_LOSSES[self.classification](layers.logits, classes), index, weights).sum(
+                -1
+            ),
             "l1": (predicted[:, box_pairs] - truth).abs().sum(-1),
             "giou": 1 - giou[:, box_pairs],
             **self._distribution_terms(layers, pairs.box_index, truth, quality[: len(layers.corners), box_pairs]),
