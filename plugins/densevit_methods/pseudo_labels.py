@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from densevit import DataError, DenseModel, RunLengthMasks
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Sample, Targets
 from densevit.interfaces.datasets import WrappedDataset
-from densevit.targets.types import TargetTypes
 
 SAME = 0.7  # IoU of predictions that are of a labelled object
 
@@ -82,8 +81,8 @@ class PseudoLabelled(WrappedDataset):
     def __init__(self, dataset: Dataset, file: Path, classes: Sequence[Class]) -> None:
         super().__init__(dataset)
         document = json.loads(file.read_text(encoding="utf-8"))
-        types = TargetTypes.of(dataset)
-        self.provides = {key: types.get(key) for key in (*dataset.provides, "label_weights")}
+        types = dataset.provides if isinstance(dataset.provides, Mapping) else dict.fromkeys(dataset.provides)
+        self.provides = {**types, "label_weights": None}
         self._names = [c.name for c in classes]
         categories = {c["id"]: c["name"] for c in document["categories"]}
         self.teacher_classes = {*categories.values()} & {*self._names}
