@@ -9,7 +9,6 @@ import pytest
 
 from densevit import config as configs
 from densevit.config import config_layers, layer_reading
-from densevit.config.config_layers import ConfigLayer
 from densevit.errors import ConfigError
 
 LOWER = """\
@@ -180,7 +179,3 @@ def test_a_value_has_the_source_of_the_layer_that_sets_it() -> None:
         "heads.boxes.name": "lower.yaml", "heads.new.missing": "upper", "missing": "upper",
     }  # fmt: skip
     assert {key: layer.source_of(tuple(key.split("."))) for key in sources} == sources
-
-
-def test_layers_of_equal_values_are_equal() -> None:
-    assert ConfigLayer({"seed": 1}, "a") == ConfigLayer({"seed": 1}, "b") != ConfigLayer({"seed": 2}, "b")

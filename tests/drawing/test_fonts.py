@@ -60,10 +60,6 @@ def test_each_letter_of_latin_greek_and_cyrillic_names_has_a_glyph_of_its_own(in
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_name_with_separate_accents_is_drawn_as_with_composed_letters(installed):
-    assert np.array_equal(boxes_named("Cafe\u0301"), boxes_named("Café"))
-
-
 def test_a_name_that_no_font_has_is_drawn_as_its_index_with_one_warning(installed):
     with pytest.warns(UserWarning, match=r"show the index of the class: 1 \(車\), 2 \(a 犬\)\. Fix: install") as warned:
         drawn = boxes_named("cat", "車", "a 犬")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from densevit.config import from_mapping
-from densevit.data.transforms.resized_crop import ResizedCrop
+from densevit.data.transforms.resized_crop import ResizedCrop, seeded
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DensevitError
 
@@ -44,3 +44,11 @@ def test_wrong_options_are_errors(options, message):
     values = {"backbone": {"name": "swin"}, "heads": {}, "trainer": {"max_steps": 1}}
     with pytest.raises(DensevitError, match=message):
         build_transforms(from_mapping({**values, "data": {"name": "images", **options}}, "test").data)
+
+
+def test_random_numbers_of_a_seed_leave_those_of_torch_as_they_were():
+    before = torch.get_rng_state()
+    with seeded(3):
+        found = torch.rand(2)
+    assert torch.equal(found, torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,10 +1,12 @@
 """densevit/training/loop/module_trainer.py: the steps of a user's Trainer, and its precision plugins."""
 
+import contextlib
 import itertools
 import math
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import IterableDataset
 
 import densevit
@@ -97,3 +99,36 @@ def test_a_number_of_steps_that_is_not_known_is_refused() -> None:
             call()
     fit(loader(Stream()), max_epochs=1, max_steps=2)
     fit(loader(6), max_epochs=1, limit_train_batches=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_precision_plugin_of_lightning_casts_targets() -> None:
+    """Each is replaced, or refused in one line."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.plugins import precision as plugins
+    from pytorch_lightning.plugins.precision import Precision
+
+    from densevit.training.loop.module_trainer import prepare_trainer
+
+    arguments = {
+        "MixedPrecision": ("bf16-mixed", "cpu"),
+        "FSDPPrecision": ("32-true",),
+        "DeepSpeedPrecision": ("32-true",),
+    }
+    batch, refused = {"depth": torch.zeros(2)}, []
+    for name, kind in vars(plugins).items():
+        if not (isinstance(kind, type) and issubclass(kind, Precision)):
+            continue
+        plugin = kind.__new__(kind)  # some need other packages or hardware
+        with contextlib.suppress(Exception):
+            plugin = kind(*arguments.get(name, ()))
+        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer.strategy.precision_plugin = plugin
+        try:
+            prepare_trainer(trainer, "fit")
+        except ConfigError as error:
+            refused.append(name)
+            assert name in str(error) and "Fix: " in str(error) and "\n" not in str(error)
+        else:
+            assert trainer.precision_plugin.convert_input(batch) is batch, name
+    assert {"FSDPPrecision", "DeepSpeedPrecision"} <= set(refused) and "HalfPrecision" not in refused

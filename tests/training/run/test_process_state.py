@@ -10,7 +10,7 @@ import yaml
 
 import densevit
 from tests.global_state import changed, disturb, global_state
-from tests.training.runs import SEGMENTATION, weights
+from tests.training.runs import SEGMENTATION
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_drawings")]
 SHORT = ["trainer.max_epochs=null", "trainer.max_steps=2"]
@@ -43,17 +43,3 @@ def test_after_an_error_the_state_is_that_before(tmp_path: Path) -> None:
     with pytest.raises(densevit.DataError):
         densevit.evaluate(model, {"name": "coco", "root": str(tmp_path)})
     assert changed(before) == []
-
-
-def test_a_training_within_a_training_changes_neither(tmp_path: Path, trained: Callable[..., Path]) -> None:
-    def inner() -> None:
-        before = global_state()
-        densevit.evaluate(densevit.fit(CONFIG, [*SHORT, "seed=5"], run_dir=tmp_path / "inner"))
-        assert changed(before) == []
-
-    disturb()
-    before = global_state()
-    outer = densevit.fit(CONFIG, ["seed=3"], callbacks=[during(inner)], run_dir=tmp_path / "outer")
-    assert changed(before) == [] and (tmp_path / "inner" / "metrics.json").exists()
-    alone = weights(trained(SEGMENTATION, ["seed=3"]))
-    assert all(tensor.equal(alone[key]) for key, tensor in weights(outer.path).items())
