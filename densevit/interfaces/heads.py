@@ -28,7 +28,8 @@ class Head(nn.Module, Recorded):
     target_types: the types of prediction keys with options, such as a skeleton; other keys have the registered type of
         their name.
     last_blocks: the number of the backbone's last blocks that the head runs, which needs a `TokenBackbone`; `forward`
-        then gets a `LastBlocks` instead of features, and the head has no neck. 0: none.
+        then gets a `LastBlocks` instead of features, and the head has no neck. 0: no block, but all tokens of the
+        features, with class and register tokens. None: features.
     finest_stride: the stride of the finest feature that the head is made for; a training on a backbone whose features
         all have one coarser stride begins with a line that names a neck. None: any stride.
     nms: IoU above which `predict` removes a box as a duplicate, class by class. None: it removes none.
@@ -49,7 +50,7 @@ class Head(nn.Module, Recorded):
     depth_type: str | None = None
     canonical_focal: float | None = None
     target_types: Mapping[str, TargetType] | None = None
-    last_blocks: int = 0
+    last_blocks: int | None = None
     finest_stride: int | None = None
     nms: float | None = None
     partial_labels: bool = False

@@ -11,16 +11,18 @@ from densevit.targets.types import TargetTypes
 
 
 def check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool) -> None:
-    """Raises ConfigError if a head runs more blocks of the backbone than the backbone allows, or has a neck."""
-    if not head.last_blocks:
+    """Raises ConfigError if a head runs more blocks of the backbone than the backbone allows, takes the tokens of a
+    backbone that allows none, or has a neck."""
+    if head.last_blocks is None:
         return
-    where = f"heads.{name} ({type(head).__name__}) runs the backbone's last {counted(head.last_blocks, 'block')} itself"
+    blocks = f"runs the backbone's last {counted(head.last_blocks, 'block')} itself"
+    where = f"heads.{name} ({type(head).__name__}) {blocks if head.last_blocks else 'takes the tokens of the backbone'}"
     if not isinstance(backbone, TokenBackbone):
         raise ConfigError(
             f"{where}, but backbone {type(backbone).__name__} has no max_last_blocks and encode(images, counts, "
             "features), as densevit.interfaces.TokenBackbone describes. Fix: use the backbone `vit`, or another head."
         )
-    if head.last_blocks > backbone.max_last_blocks:
+    if max(head.last_blocks, 1) > backbone.max_last_blocks:
         raise ConfigError(
             f"{where}, but backbone {type(backbone).__name__} lets heads run {backbone.max_last_blocks or 'none'} as "
             f"configured (blocks with windows are excluded). Fix: use global attention in the last blocks, or another "

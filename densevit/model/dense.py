@@ -143,9 +143,8 @@ class DenseModel(InferenceModel, nn.Module):
         outputs = {}
         for name in names:
             head, padding_mask = self.heads[name], batch["padding_mask"]
-            inputs: Any = backbone_output.last_blocks.get(head.last_blocks) or self.head_inputs(
-                name, backbone_output.features, padding_mask, batch["images"]
-            )
+            blocks = backbone_output.last_blocks.get(head.last_blocks)  # type: ignore[arg-type]  # None has no blocks
+            inputs: Any = blocks or self.head_inputs(name, backbone_output.features, padding_mask, batch["images"])
             targets = None
             if self.training:
                 targets = self._checked_targets(name, batch["targets"], head_targets)
@@ -160,16 +159,15 @@ class DenseModel(InferenceModel, nn.Module):
         """Runs the backbone on a batch for some heads: feature maps, and last blocks for heads that run them. If no
         head takes feature maps, blocks that heads run are not computed."""
         images = self.normalise(batch["images"], batch["padding_mask"])
-        counts = {self.heads[name].last_blocks for name in heads} - {0}
-        if counts and isinstance(self.backbone, TokenBackbone):
-            needs_features = any(not self.heads[name].last_blocks for name in heads)
-            backbone_output = self.backbone.encode(images, counts, needs_features)
-            if needs_features:
-                check_features(self.backbone, backbone_output.features)
-            return backbone_output
-        features = (self.cache or self.backbone)(images)
-        check_features(self.backbone, features)
-        return BackboneOutput(features, {})
+        counts = {self.heads[name].last_blocks for name in heads} or {None}
+        if isinstance(self.backbone, TokenBackbone) and counts != {None}:
+            numbers = {count for count in counts if count is not None}
+            backbone_output = self.backbone.encode(images, numbers, None in counts)
+        else:
+            backbone_output = BackboneOutput((self.cache or self.backbone)(images), {})
+        if None in counts:
+            check_features(self.backbone, backbone_output.features)
+        return backbone_output
 
     def head_inputs(
         self, head: str, features: list[Tensor], padding_mask: Tensor, images: Tensor | None = None
@@ -177,12 +175,12 @@ class DenseModel(InferenceModel, nn.Module):
         """The input features of a head, from its neck or else the backbone. head: its name. images: the batch's, not
         normalised, for necks that need them.
 
-        Raises PluginError for a head that runs the backbone's last blocks and takes no features, and for a neck that
-        needs the images without them.
+        Raises PluginError for a head that runs the backbone's last blocks, or takes its tokens, and no features, and
+        for a neck that needs the images without them.
         """
-        if self.heads[head].last_blocks:
+        if self.heads[head].last_blocks is not None:
             raise PluginError(
-                f"heads.{head} ({self.plugin_name(head)}) runs the backbone's last blocks and takes no feature maps. "
+                f"heads.{head} ({self.plugin_name(head)}) takes tokens of the backbone and no feature maps. "
                 "Fix: call model(batch), or model.encode(batch, heads)."
             )
         neck: Any = dict(self.necks.items()).get(head)

@@ -36,9 +36,9 @@ class FeatureDistillation(Unlabelled):
     def __init__(self, model: Any, teacher: BackboneSource, levels: int = 1) -> None:
         super().__init__(model)
         for name, head in model.heads.items():
-            if head.last_blocks:
+            if head.last_blocks is not None:
                 raise ConfigError(
-                    f"heads.{name} runs the backbone's last blocks, whose features are distilled. Fix: heads: {{}}, "
+                    f"heads.{name} takes tokens of the backbone, whose features are distilled. Fix: heads: {{}}, "
                     "and train the head from the result."
                 )
         self.teacher = load_backbone(teacher)

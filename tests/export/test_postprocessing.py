@@ -38,6 +38,9 @@ ALL = {
     "eomt": {"name": "eomt", **EOMT},
     "eomt-instance": {"name": "eomt_instance", **EOMT},
     "eomt-semantic": {"name": "eomt_semantic", **EOMT},
+    "pmt": {"name": "pmt", **EOMT},
+    "pmt-instance": {"name": "pmt_instance", **EOMT},
+    "pmt-semantic": {"name": "pmt_semantic", **EOMT},
 }
 CLASS_LIST = [Class("a", 0, (0, 0, 0)), Class("b", 1, (0, 0, 0), thing=False), Class("c", 2, (0, 0, 0))]
 
@@ -46,7 +49,7 @@ def predictor_of(head: str, backbone: dict[str, Any]) -> DenseModel:
     torch.manual_seed(0)
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST
-    backbone = BACKBONES["vit"] if section["name"].startswith("eomt") else backbone
+    backbone = BACKBONES["vit"] if section["name"].startswith(("eomt", "pmt")) else backbone
     return without_zeros(densevit.create_model(backbone, {"x": section}, classes))
 
 

@@ -29,7 +29,7 @@ NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perc
 OF_PROPOSALS = ("deformable_detr, two-stage",)  # of all cells, which are matched by themselves
 OF_PAIRS = {"gtr_instance"}  # of denoising queries, whose masks are compared with segments in the order of images
 OF_SEGMENT_IDS = {"detr_panoptic", "box_query_detr_panoptic", "mask2former", "mask2former_semantic", "eomt",
-                  "eomt_semantic", "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in panoptic and label maps
+                  "eomt_semantic", "pmt", "pmt_semantic", "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in maps of ids
 BOXES_ON_THE_CPU = ("box_query_detr, all extensions", "dfine", "mask2former_instance")
 Move = Callable[[Tensor], Tensor]
 

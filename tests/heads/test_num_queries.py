@@ -60,7 +60,10 @@ def model_of(
     """The model of a case, and the reports of its weights. key: `weights` or `heads.head.weights`."""
     case = CASES[name]
     head = {"name": case.head, **with_queries(case.options, num_queries)}
-    sections: dict[str, Any] = {"backbone": VIT if "eomt" in case.head else FOUR_MAPS, "heads": {"head": head}}
+    sections: dict[str, Any] = {
+        "backbone": VIT if case.head.startswith(("eomt", "pmt")) else FOUR_MAPS,
+        "heads": {"head": head},
+    }
     if weights:
         (sections if key == "weights" else head)["weights"] = weights
     made = {"head": tuple(Class(c, ord(c), (0, 0, i), thing=i != 1) for i, c in enumerate(classes))}

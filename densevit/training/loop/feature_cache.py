@@ -31,7 +31,7 @@ class FeatureCache:
     `cache` of a `DenseModel`.
 
     precision: "fp32" or "fp16", in which features are stored. images: number of images of the run, to check the free
-    disk space at the first of them. Raises ConfigError for a head that runs blocks of the backbone itself.
+    disk space at the first of them. Raises ConfigError for a head that takes tokens of the backbone.
 
     An image is identified by its normalised pixels with padding, so that a transform, a size or channels that change it
     never meet old features; a folder belongs to the backbone's weights and buffers. Each process appends to its own
@@ -41,9 +41,9 @@ class FeatureCache:
     def __init__(self, model: DenseModel, precision: str, images: int) -> None:
         if os.environ.get("DENSEVIT_CACHE") == "off":
             raise ConfigError("backbone.cache is set, but DENSEVIT_CACHE is off. Fix: unset one of them.")
-        if heads := [name for name, head in model.heads.items() if head.last_blocks]:
+        if heads := [name for name, head in model.heads.items() if head.last_blocks is not None]:
             raise ConfigError(
-                f"backbone.cache is {precision}, but heads.{heads[0]} runs blocks of the backbone itself. Fix: "
+                f"backbone.cache is {precision}, but heads.{heads[0]} takes tokens, which are not cached. Fix: "
                 "backbone.cache=null, or another head."
             )
         self._model, self._backbone, self._precision, self._images = model, model.backbone, precision, images

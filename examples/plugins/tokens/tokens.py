@@ -51,6 +51,8 @@ class TinyTokens(densevit.Backbone):
             if not features and len(last) == len(counts):
                 return BackboneOutput([], last)
             x = block(x)
+        if 0 in counts:
+            last[0] = LastBlocks(x, grid, [], self.norm, [self.norm(x)])
         return BackboneOutput([self.norm(x).transpose(1, 2).unflatten(2, grid)], last)
 
 

@@ -189,7 +189,7 @@ class ViT(TokenEmbedding):
         x, first = self.embed(cells)
         rotation_of_all, rotation_of_window = self._rotations(grid, first, x)
         last: dict[int, LastBlocks] = {}
-        norm = nn.Identity() if self.norm is None else self.norm
+        norm, outputs = nn.Identity() if self.norm is None else self.norm, list[Tensor]()
         for i, block in enumerate(self.blocks):
             if depth - i in counts:
                 blocks = [partial(self._block_of_head, self.blocks[j], grid) for j in range(i, depth)]
@@ -198,8 +198,11 @@ class ViT(TokenEmbedding):
                     return BackboneOutput([], last)
             rotation = rotation_of_all if cast(Block, block).window is None else rotation_of_window
             x = run(block, x, grid, rotation, checkpointed=self.gradient_checkpointing and self.training)
-            if features and i + 1 in self.feature_blocks:
-                maps.append(self._feature(x, first, grid, i + 1))
+            if i + 1 in self.feature_blocks and (features or 0 in counts):
+                outputs.append(norm(x))
+                maps += [self._feature(outputs[-1], first, grid, i + 1)] if features else []
+        if 0 in counts:
+            last[0] = LastBlocks(x, grid, (), norm, outputs)
         return BackboneOutput(maps, last)
 
     def _block_of_head(self, block: nn.Module, grid: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
@@ -220,8 +223,7 @@ class ViT(TokenEmbedding):
         return rotation(None, first), None if self.window is None else rotation(self.window)
 
     def _feature(self, x: Tensor, first: int, grid: tuple[int, int], block: int) -> Tensor:
-        """All tokens after a block -> (B, C, H, W)."""
-        x = x if self.norm is None else self.norm(x)
+        """All tokens after a block, normalised -> (B, C, H, W)."""
         cells = x[:, first:]
         if self.readout == "add":
             cells = cells + x[:, :1]

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
 from densevit.layers.mlp import FeedForward
+from densevit.layers.rotary import rotate
 from densevit.layers.windows import window_partition, window_reverse
 from densevit_backbones.vit.positions import RelativePositionBias
-from densevit_backbones.vit.rotary import rotate
 
 EPS = 1e-6  # of all layer norms, as in published weights before DINOv3
 Gelu = Literal["erf", "tanh"]

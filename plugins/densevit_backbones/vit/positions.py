@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.positions import Resizing, resize_grid, sine_grid_1d, sine_grid_2d
+from densevit.layers.rotary import rotary_table
 from densevit.layers.table_cache import cached_table
-from densevit_backbones.vit.rotary import rotary_table
 
 PositionType = Literal["learned", "sine1d", "sine2d", "rotary", "relative", "none"]
 

@@ -48,7 +48,7 @@ class Classifier(Head):
         if not classes:
             raise ValueError("The data has no classes of images; at least one is needed.")
         self.tokens, self.label_smoothing = tokens, label_smoothing
-        self.last_blocks = 1 if tokens else 0
+        self.last_blocks = 1 if tokens else None
         self.classifier = nn.Linear(channels[-1], len(classes))
         self.distillation_classifier = nn.Linear(channels[-1], len(classes)) if tokens == 2 else None
         for module in self.children():

@@ -29,10 +29,9 @@ from densevit.interfaces import (
 from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.eomt import published_models
-from densevit_heads.parts.mask_checkpoints import KEYS, classes_of
+from densevit_heads.parts.mask_checkpoints import KEYS, classes_of, task_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
-_COCO_THINGS, _SEMANTIC_QUERIES = 80, 100
 _NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
 # The Hub's pages name no licence.
 _LICENCES = Licences(
@@ -212,9 +211,7 @@ def _with_tasks(
             return classes_of(task, len(state[label]), metadata.get("classes", ()))
 
         def fits(state: StateDict, metadata: Mapping[str, Any]) -> bool:
-            if len(state[label]) - 1 == _COCO_THINGS:
-                return task == "instance"
-            return task == ("semantic" if len(state[queries]) == _SEMANTIC_QUERIES else "panoptic")
+            return task == task_of(len(state[label]) - 1, len(state[queries]))
 
         key = KEYS[task]
         backbone = find(_DINOV3 if dinov3 else _VIT).options

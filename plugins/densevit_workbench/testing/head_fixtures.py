@@ -92,7 +92,7 @@ class HeadFixture(Fixture):
         """Replaces layers by faster ones, as `create_model`. A head that runs a backbone's last blocks gets substitute
         blocks instead of features."""
         replace_layers(head)
-        if getattr(head, "last_blocks", 0):
+        if getattr(head, "last_blocks", None) is not None:
             head.register_forward_pre_hook(takes_blocks)
         return head
 

@@ -1,4 +1,4 @@
-"""Substitutes for a backbone's last blocks, for heads that run them (`Head.last_blocks`)."""
+"""Substitutes for a backbone's last blocks and tokens, for heads that take them (`Head.last_blocks`)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,17 +12,24 @@ from densevit.interfaces import LastBlocks
 
 def last_blocks_of(features: Sequence[Tensor], count: int) -> LastBlocks:
     """Blocks without parameters on the cells of the coarsest feature (B, C, H, W), and their mean as a token."""
-    cells = features[-1].flatten(2).transpose(1, 2)  # (B, N, C)
-    tokens = torch.cat([cells.mean(1, keepdim=True), cells], dim=1)
-    grid = (features[-1].shape[2], features[-1].shape[3])
-    return LastBlocks(tokens, grid, [_self_attention] * count, partial(_normalised, channels=tokens.shape[-1]))
+    *_, last = features
+    levels = [_tokens(x) for x in features if x.shape == last.shape]
+    norm = partial(_normalised, channels=last.shape[1])
+    blocks = [_self_attention] * count
+    return LastBlocks(levels[-1], (last.shape[2], last.shape[3]), blocks, norm, [norm(x) for x in levels])
+
+
+def _tokens(feature: Tensor) -> Tensor:
+    """The mean of the cells, then the cells: (B, 1 + N, C)."""
+    cells = feature.flatten(2).transpose(1, 2)  # (B, N, C)
+    return torch.cat([cells.mean(1, keepdim=True), cells], dim=1)
 
 
 def takes_blocks(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """A forward pre-hook that replaces features by blocks, for heads that run last blocks."""
+    """A forward pre-hook that replaces features by blocks, for heads that run last blocks or take tokens."""
     features, *rest = inputs
-    count = getattr(head, "last_blocks", 0)
-    return None if isinstance(features, LastBlocks) or not count else (last_blocks_of(features, count), *rest)
+    count = getattr(head, "last_blocks", None)
+    return None if isinstance(features, LastBlocks) or count is None else (last_blocks_of(features, count), *rest)
 
 
 def _self_attention(x: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import densevit
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
-from densevit_heads.eomt.annealing import mask_probabilities
+from densevit_heads.parts.mask_annealing import mask_probabilities
 from tests.heads.cases import batch_of
 
 SMALL = {"num_queries": 6, "num_blocks": 2, "num_points": 64}

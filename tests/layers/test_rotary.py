@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from densevit_backbones.vit.rotary import rotary_table, rotate
+from densevit.layers.rotary import rotary_table, rotate
 
 CPU = torch.device("cpu")
 
