@@ -23,10 +23,12 @@ class Upsampler(Protocol):
 
 
 class NAFReconstruction(Method):
-    """Trains necks such as `naf` without labels: the features of images of half the size, upsampled by 2, are compared
-    with those of the images by the mean squared error (section 3.3; the authors' images have 512 x 512 pixels).
+    """Trains necks such as `naf` without labels, by the features of a frozen backbone.
 
-    The backbone is frozen. Heads are trained with their losses on labelled images, but not through these necks, so
+    Features of images of half the size are upsampled by 2 and compared with those of the images: the loss is the mean
+    squared error (section 3.3; the authors' images have 512 x 512 pixels).
+
+    Heads are trained with their losses on labelled images, but not through these necks, so
     that a neck fits any head, and other backbones: `heads.NAME.neck.weights` takes the run. Images of a batch are
     cropped to the largest size of whole cells that all of them have, so that no padding is compared.
     """

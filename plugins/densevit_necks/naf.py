@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Neck
-from densevit.layers.tracing import is_exporting
 from densevit_necks.bilinear import upsampling_factor
 from densevit_necks.neighbourhood_attention import neighbourhood_attention
 
@@ -63,8 +62,7 @@ class NAF(Neck):
         images = F.pad(images, (0, w * stride - W, 0, h * stride - H))
         sides = torch.stack([(~padding_mask).any(3 - axis).sum(1) for axis in (1, 2)], 1)  # (B, 2)
         cells = ((sides + stride - 1) // stride).clamp(min=1)
-        is_padded = is_exporting() or cells.is_meta or bool((cells != cells.new_tensor([h, w])).any())
-        return [self.upsample(images, x, self.factor, cells if is_padded else None)]
+        return [self.upsample(images, x, self.factor, cells)]
 
     def upsample(self, images: Tensor, features: Tensor, factor: int, cells: Tensor | None = None) -> Tensor:
         """Upsamples features (B, C, h, w) by `factor`, guided by images (B, 3, h * n, w * n).

@@ -79,7 +79,7 @@ def places(values: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def is_source(key: tuple[str, ...]) -> bool:
     """Whether the documentation says that a key has a source of weights."""
     if key[:1] == ("heads",):
-        return len(key) == 3 and key[2] == "weights"
+        return key[2:] in {("weights",), ("neck", "weights")}
     return key in {("weights",), ("backbone", "weights"), ("method", "teacher", "weights"), ("method", "teacher")}
 
 

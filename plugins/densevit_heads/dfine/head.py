@@ -120,11 +120,12 @@ class Dfine(DistributionHead):
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.
 
         Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions, but not
-        in an exported graph, and `attended`, see `EncodedMaps`. Training adds `denoising` for the loss.
+        in an exported graph. Training adds `denoising` for the loss and `attended`, see `EncodedMaps`.
         """
         maps, paddings, attended = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
-        return {**self.detect(self.queries(levels.tokens, levels), levels, targets)[0], "attended": attended}
+        outputs, _ = self.detect(self.queries(levels.tokens, levels), levels, targets)
+        return outputs | ({"attended": attended} if self.training else {})
 
 
 def _pointwise(inputs: int, outputs: int) -> ConvNorm:

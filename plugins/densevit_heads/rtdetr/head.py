@@ -118,13 +118,15 @@ class RtDetr(SetPredictionHead):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 
-        Also `proposals`, logits (B, Q, K) and boxes (B, Q, 4) of the selected cells, and `attended`, see `EncodedMaps`.
-        Training adds `denoising` for the loss.
+        Also `proposals`, logits (B, Q, K) and boxes (B, Q, 4) of the selected cells. Training adds `denoising` for the
+        loss and `attended`, see `EncodedMaps`.
         """
         maps, paddings, attended = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)
         selected = self.queries(levels.tokens, levels)
-        outputs: Outputs = {"proposals": (selected.logits, selected.boxes), "attended": attended}
+        outputs: Outputs = {"proposals": (selected.logits, selected.boxes)}
+        if self.training:
+            outputs["attended"] = attended
         queries = BoxQueries(selected.contents, selected.boxes.detach())
         denoising = None
         if self.training and self.denoising is not None and targets is not None:
