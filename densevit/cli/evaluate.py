@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MODEL = "a run folder, a model file, a checkpoint of another project, or hf:ORG/NAME"
-MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx or NAME.pt2"
+MODEL_OR_FILE = f"{MODEL}; or an exported file, NAME.onnx, .pt2, .tflite or .pte"
 
 _LISTED = 20, " ... ({})"  # classes of a mapping, and the number of all
 EXAMPLES = """examples:

@@ -55,17 +55,17 @@ class ShiftedWindows(NamedTuple):
         down, right = (torch.arange(count * M, device=qkv.device) for count in self.grid)
         inside = ((down[:, None] < H) & (right < W))[..., None]
         x = rolled(torch.where(inside, F.pad(qkv, border), padding_value.to(qkv.dtype)), self.steps)
-        D = qkv.shape[-1] // (3 * self.heads)
-        x = x.view(self.batch, rows, M, columns, M, 3, self.heads, D).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        windows = rows * columns
+        D, windows = qkv.shape[-1] // (3 * self.heads), rows * columns
+        # At most six dimensions: ExecuTorch's XNNPACK takes no more.
+        x = window_partition(x, M).view(self.batch * windows, M * M, 3, self.heads, D).permute(2, 0, 3, 1, 4)
         groups = (self.batch * windows, self.heads) if self.mask is None else (self.batch, windows * self.heads)
         return x.reshape(3, *groups, M * M, D)
 
     def reverse(self, x: Tensor) -> Tensor:
         """Merges windows and heads: query, key or value as `partition` returns it -> (B, H, W, C)."""
         (H, W), (rows, columns), M = self.size, self.grid, self.window
-        x = x.reshape(self.batch, rows, columns, self.heads, M, M, x.shape[-1]).permute(0, 1, 4, 2, 5, 3, 6)
-        x = x.reshape(self.batch, rows * M, columns * M, self.heads * x.shape[-1])
+        x = x.reshape(self.batch * rows * columns, self.heads, M * M, x.shape[-1]).transpose(1, 2).flatten(2)
+        x = window_reverse(x, M, rows * M, columns * M)
         x = rolled(x, (rows * M - self.steps[0], columns * M - self.steps[1]))[:, :H, :W]
         return x.clone(memory_format=torch.contiguous_format)  # the same graph with and without padding
 

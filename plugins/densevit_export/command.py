@@ -1,4 +1,4 @@
-"""Writes a model as a checked ONNX or torch.export file.
+"""Writes a model as a checked file: ONNX, torch.export, LiteRT or ExecuTorch.
 
 The file runs without densevit, from images to boxes and maps. densevit runs it on images of several sizes, compares it
 with the model, and removes a file that differs. --evaluate also evaluates both on the validation data.
@@ -30,7 +30,8 @@ EXAMPLES = """examples:
   densevit export runs/detr_swin --out web              # a page that predicts in the browser
   densevit export runs/detr_swin --evaluate
   densevit export runs/detr_swin --evaluate data=coco data.root=~/coco
-  densevit export hf:facebook/detr-resnet-50 --out detr.pt2"""
+  densevit export hf:facebook/detr-resnet-50 --out detr.pt2
+  densevit export runs/detr_swin --out detector.tflite --canvas 320x320"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="NAME.onnx, NAME.pt2, or a folder for a page that runs in a browser (default: RUN/model.onnx, "
+        help="NAME.onnx, .pt2, .tflite, .pte, or a folder for a page that runs in a browser (default: RUN/model.onnx, "
         "model-half.onnx, model-bf16.pt2 or model-int8.onnx; for hf:ORG/NAME, NAME.onnx ...)",
     )
     halves = parser.add_mutually_exclusive_group()
@@ -69,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="HxW",
         type=_size,
         help="pad images inside the file to this size, which makes all sizes inside the model constants: a shorter "
-        "export, also for backbones that cannot be exported for varying sizes",
+        "export, also for backbones that cannot be exported for varying sizes; tflite and pte files have one",
     )
     parser.add_argument(
         "--postprocess",

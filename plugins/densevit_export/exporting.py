@@ -17,7 +17,7 @@ from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit.paths import user_path
-from densevit_export import browser_page, file_comparison, files, postprocessing, quantization, runtimes
+from densevit_export import browser_page, canvas_files, file_comparison, files, postprocessing, quantization, runtimes
 from densevit_export.engine import engine_of
 from densevit_export.file_plan import FileOptions, FilePlan, check_options, file_plan
 from densevit_export.graph import ExportedGraph
@@ -80,8 +80,8 @@ def export(
     main_metrics: Mapping[str, bool] | None = None,
     canvas: Size | None = None,
 ) -> Exported:
-    """Writes NAME.onnx or NAME.pt2, which maps images (B, C, H, W) to boxes and maps in their pixels; or a folder with
-    a page that runs such an ONNX file in a browser, with `resize` and `postprocess`.
+    """Writes NAME.onnx, NAME.pt2, NAME.tflite or NAME.pte, which maps images (B, C, H, W) to boxes and maps in their
+    pixels; or a folder with a page that runs such an ONNX file in a browser, with `resize` and `postprocess`.
 
     Images have the model's channels and type, uint8 RGB by default; pixels without data are NaN. The file contains
     normalisation, padding and decoding; batch, height and width vary unless the backbone has a fixed size. Its layers
@@ -123,7 +123,9 @@ def export(
         begin = progress_lines(f"Exporting to {path}", count, quiet)
         precision = program = None
         if half is not None:
-            precision, program = _half_precision(plan, half, begin)
+            precision = HalfPrecision(half, ())  # of all weights
+            if path.suffix not in canvas_files.PACKAGES:
+                precision, program = _half_precision(plan, half, begin)
             header["half"] = precision.as_json()
         written = _write(plan, partial, precision, program, header, begin)
         exported = _compared(plan, path, partial, precision, written, begin)
@@ -164,10 +166,13 @@ def _write(
     """Writes the file. program: the result of `_half_precision`. Returns the result of `files.write`."""
     size = plan.traced_size(plan.options.resize)
     rewrite = files.unchanged if precision is None else precision.set_types
-    if plan.thresholds is None:
+    if partial.suffix in canvas_files.PACKAGES:
+        canvas_files.write(plan.traced, partial, header, plan.options.half, begin)
+    elif plan.thresholds is None:
         program = None if plan.options.resize else program
         return files.write(plan.traced, partial, size, header, begin, rewrite, program)
-    postprocessing.write(plan.traced, partial, size, plan.thresholds, header, begin, rewrite)
+    else:
+        postprocessing.write(plan.traced, partial, size, plan.thresholds, header, begin, rewrite)
     return partial
 
 

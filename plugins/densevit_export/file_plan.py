@@ -10,7 +10,7 @@ from typing import cast
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Size
 from densevit.model import DenseModel, InferenceModel, Threshold
-from densevit_export import file_comparison, postprocessing
+from densevit_export import canvas_files, file_comparison, postprocessing
 from densevit_export.browser_page import is_page
 from densevit_export.deployment import deployable
 from densevit_export.engine import Engine
@@ -66,7 +66,8 @@ def check_options(path: Path, options: FileOptions) -> None:
     """Raises DensevitError for options that the file format does not support, or a missing package."""
     is_onnx = path.suffix == ".onnx" or is_page(path)
     if path.suffix not in SUFFIXES and not is_page(path):
-        raise DensevitError(f"{path}: the suffix selects the format: NAME.onnx, NAME.pt2 or, for a page, a folder.")
+        formats = ", ".join(f"NAME{suffix}" for suffix in SUFFIXES)
+        raise DensevitError(f"{path}: the suffix selects the format: {formats} or, for a page, a folder.")
     if options.resize and not is_onnx:
         raise DensevitError(
             f"{path}: only ONNX files can resize images (--resize), because torch.export would need the resized size "
@@ -74,6 +75,8 @@ def check_options(path: Path, options: FileOptions) -> None:
         )
     if is_onnx:
         _check_packages(path)
+    if path.suffix in canvas_files.PACKAGES:
+        canvas_files.check_package(path)
     if options.postprocess and not is_onnx:
         raise DensevitError(
             f"{path}: only ONNX files support post-processing: the number of objects and the size of the "
@@ -85,6 +88,8 @@ def check_options(path: Path, options: FileOptions) -> None:
         )
     if options.half is not None and options.half not in LIMITS:
         raise ConfigError(f"half is {options.half!r}; expected one of {', '.join(LIMITS)}.")
+    if options.half in {".tflite": {"bf16"}, ".pte": {*LIMITS}}.get(path.suffix, ()):
+        raise ConfigError(f"{path}: {path.suffix[1:]} files are not written in {options.half}. Fix: leave it out.")
     if options.half == "bf16" and is_onnx:
         raise ConfigError(
             "ONNX Runtime cannot run convolutions and matrix products in bf16 on the CPU, so the file could not be "
@@ -122,6 +127,8 @@ def file_plan(model: InferenceModel, path: Path, options: FileOptions) -> FilePl
     _check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
     _warn_of_several_passes(model)
     canvas = _canvas(dense, options.canvas)
+    if path.suffix in canvas_files.PACKAGES:
+        canvas = canvas or dense.backbone.input_size or _largest(dense)
     resizing = _resizing(dense) if options.resize else None
     graph, traced = (ExportedGraph(module, canvas, resizing).eval() for module in (dense, deployable(dense)))
     sizes = _ORIGINAL_SIZES if options.resize else _sizes(dense, canvas)
@@ -181,6 +188,17 @@ def _canvas(model: DenseModel, canvas: Size | None) -> Size | None:
     return canvas
 
 
+def _largest(model: DenseModel) -> Size:
+    """The smallest canvas for images of any aspect ratio after the evaluation transform."""
+    if model.resize is None:
+        raise ConfigError(
+            "canvas: tflite and pte files take one size of images. Fix: name it, such as --canvas 320x320."
+        )
+    sizes = [model.resize.evaluation_size(*original) for original in ((1000, 1000), (1000, 3000), (3000, 1000))]
+    height, width = (-(-max(sides) // model.size_divisor) * model.size_divisor for sides in zip(*sizes, strict=True))
+    return height, width
+
+
 def _resizing(model: DenseModel) -> Resizing:
     """The resizing of the file, checked against `predict`."""
     transforms, channels = model.resize, model.channels
@@ -201,7 +219,7 @@ def _sizes(model: DenseModel, canvas: Size | None) -> list[Size]:
     fixed, transforms = model.backbone.input_size, model.resize
     if fixed:
         return [(fixed[0], fixed[1])]
-    size = _PHOTO if transforms is None else transforms.evaluation_size(*_PHOTO)
+    size = (canvas or _PHOTO) if transforms is None else transforms.evaluation_size(*_PHOTO)
     if canvas:
         height, width = canvas
         return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]

@@ -18,6 +18,7 @@ from densevit.errors import DensevitError
 from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit_export.graph import ExportedGraph, ResizedGraph
+from densevit_export.header import append_entry
 from densevit_export.runtimes import HEADER_FILE, IMAGES, METADATA, THRESHOLDS, silenced
 from densevit_export.typed_graph import softmax_in_float32
 
@@ -40,7 +41,7 @@ def unchanged(program: torch.export.ExportedProgram) -> None:
 
 def count_steps(path: Path, resize: bool) -> int:
     """The number of steps of `write`."""
-    return {".pt2": 2, ".onnx": 5 if resize else 3}[path.suffix]
+    return {".pt2": 2, ".onnx": 5 if resize else 3}.get(path.suffix, 3)
 
 
 def write(
@@ -180,6 +181,9 @@ def replace_header(path: Path, header: Mapping[str, Any]) -> None:
     """Replaces the header of a file written by `write`."""
     if path.suffix == ".pt2":
         torch.export.save(torch.export.load(path), path, extra_files={HEADER_FILE: json.dumps(header)})
+        return
+    if path.suffix != ".onnx":
+        append_entry(path, HEADER_FILE, header)
         return
     import onnx
 

@@ -42,12 +42,19 @@ class ExportedGraph(nn.Module):
         """The images (B, C, h, w) that the model takes, from images (B, C, H, W)."""
         return images if self.resizing is None else self.resizing(images)
 
-    def outputs(self, images: Tensor, focal: Tensor | None = None, original: Size | None = None) -> dict[str, Tensor]:
-        """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size."""
+    def outputs(
+        self,
+        images: Tensor,
+        focal: Tensor | None = None,
+        original: Size | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size.
+        padding_mask: the parameter of `made`."""
         H, W = images.shape[-2:]
         focal = self.resized_focal(focal, (H, W), original)
         target = {"size": (H, W), "original_size": original, "focal": None if focal is None else focal[:, None, None]}
-        made = self.made(images)
+        made = self.made(images, padding_mask)
         by_head = at_reference_size(
             {
                 name: [exported(head, in_float32(made[name]), (H, W), original)]
@@ -72,14 +79,16 @@ class ExportedGraph(nn.Module):
         images that a file with resizing takes."""
         return focal if focal is None or self.resizing is None or original is None else focal * scale_of(size, original)
 
-    def made(self, images: Tensor) -> dict[str, Outputs]:
-        """The outputs of the model for images that are already resized, by head."""
+    def made(self, images: Tensor, padding_mask: Tensor | None = None) -> dict[str, Outputs]:
+        """The outputs of the model for images that are already resized, by head. padding_mask: (B, H, W), True =
+        padding, of images that are already padded to the canvas; None: pads them."""
         H, W = images.shape[-2:]
         if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
             images = images.float()
         height, width = self.canvas or (_padded(H, self.model.size_divisor), _padded(W, self.model.size_divisor))
         outside = (0, width - W, 0, height - H)
-        padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
+        if padding_mask is None:
+            padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
         return self.model({"images": F.pad(images, outside), "padding_mask": padding_mask, "targets": []})
 
     def prefix(self, head: str) -> str:

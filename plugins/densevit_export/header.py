@@ -1,7 +1,10 @@
 """The header of an exported file: JSON for programs that use the file, and for `densevit evaluate`."""
 
+import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from densevit.config import InferenceSection, ModelSections
@@ -9,7 +12,7 @@ from densevit.interfaces import Size
 from densevit.model import DenseModel
 from densevit.model.tiled_detection import SupportsMaxPredictions
 from densevit.weights import model_file
-from densevit_export.runtimes import FORMAT
+from densevit_export.runtimes import FORMAT, silenced
 
 Sections = TypeVar("Sections", bound=ModelSections)
 
@@ -48,6 +51,13 @@ def header_of(
         "postprocess": None if thresholds is None else {"thresholds": dict(thresholds)},
         "half": None,
     }
+
+
+def append_entry(path: Path, name: str, content: Any) -> None:
+    """Writes JSON into the zip archive at the end of a file, which its runtime does not read; the last entry of a name
+    counts."""
+    with silenced(), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, json.dumps(content))
 
 
 def single_pass(sections: Sections) -> Sections:

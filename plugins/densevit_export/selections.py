@@ -28,6 +28,13 @@ def load_selections(model: DenseModel, written: Path | torch.export.ExportedProg
     names = _Names(model)
     if not names.heads:
         return None
+    if isinstance(written, Path) and written.suffix != ".onnx":  # has them as outputs
+        run = load(written)
+        return lambda images: {
+            name: value if value.dtype.kind == "f" else value.astype(np.int64)
+            for name, value in run(images).items()
+            if "selection_" in name
+        }
     return _onnx_selections(written, names) if isinstance(written, Path) else _pt2_selections(written, names)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from densevit.model import InferenceModel
 from densevit.weights.sources import Source
 
-SUFFIXES = (".onnx", ".pt2")
+SUFFIXES = (".onnx", ".pt2", ".tflite", ".pte")
 
 
 class ExportedFiles(Source):

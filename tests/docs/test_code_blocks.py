@@ -42,6 +42,7 @@ EDITS = {
 NEEDED = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino",),
+    "tflite": ("litert_torch",),
     r"\btimm\b": ("timm",),
     "smp": ("segmentation_models_pytorch",),
     "hf:": ("huggingface_hub",),

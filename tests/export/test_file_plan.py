@@ -15,7 +15,7 @@ from tests.small_models import CELLS, FOUR_MAPS, NAIVE, Cells, FourMaps, small_p
 
 IMAGES = [torch.from_numpy(example_images((60, 80), 1, 0)[0])]
 REFUSED = [  # head, file, options, facts
-    (NAIVE, "x.pt", {}, "NAME.onnx, NAME.pt2 or, for a page, a folder"),
+    (NAIVE, "x.pt", {}, "NAME.onnx, NAME.pt2, NAME.tflite, NAME.pte or, for a page, a folder"),
     (CELLS, "x.onnx", {"canvas": (80, 96)}, "canvas is 80x96; multiples of 32"),
     (CELLS, "x.onnx", {"canvas": (96, 64)}, "canvas is 96x64; an image of 1000x1000 is resized to 96x96"),
     (NAIVE, "x.pt2", {"resize": True}, r"x\.pt2: only ONNX files can resize.*NAME\.onnx"),

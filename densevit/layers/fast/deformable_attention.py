@@ -58,9 +58,9 @@ def _gathered(value: Tensor, locations: Tensor, weights: Tensor, grid: Tensor) -
 
     TensorRT was reported to compute GridSample wrong in such graphs (NVIDIA/TensorRT#4813). Returns (B, Q, N * D).
     """
-    near = _neighbours(locations, grid)
+    near = _neighbours(locations.flatten(0, 2), grid)  # (2, 2, B * Q * N, K): LiteRT compares at most five dimensions
     sampled = F.embedding(near.rows(value.shape, grid), _flat(value))  # (B * Q * N, 4 * K, D)
-    x = near.products(weights)[:, None] @ sampled
+    x = near.products(weights.flatten(0, 2))[:, None] @ sampled
     return x.view(*weights.shape[:3], value.shape[3]).flatten(2)
 
 
@@ -177,7 +177,7 @@ def _chunks(value: Tensor, weights: Tensor) -> list[tuple[slice, slice]]:
 
 
 class _Neighbours(NamedTuple):
-    """The two neighbours of K points on each axis, (2 neighbours, 2 axes, B, Q, N, K).
+    """The two neighbours of K points on each axis, (2 neighbours, 2 axes, B, Q, N, K), or (2, 2, B * Q * N, K).
 
     Neighbours outside the map have index 0 or size - 1 in `cells`, and no weight.
     """
@@ -190,7 +190,10 @@ class _Neighbours(NamedTuple):
         """Rows of value (B * S * N, D) that each query and head samples, (B * Q * N, 4 * K)."""
         B, S, N, _ = shape
         x, y = self.cells.unbind(1)
-        y = y * (grid[0] * N) + (grid[2] * N + cached_table(_origins, B, S, N, x.device)[..., None])
+        origins = cached_table(_origins, B, S, N, x.device)  # (B, 1, N)
+        if y.ndim == 3:
+            origins = origins.expand(B, y.shape[1] // (B * N), N).flatten()
+        y = y * (grid[0] * N) + (grid[2] * N + origins[..., None])
         return _bags(y[:, None] + x * N)
 
     def products(self, a: Tensor) -> Tensor:
@@ -210,8 +213,8 @@ class _Neighbours(NamedTuple):
 
 
 def _neighbours(locations: Tensor, grid: Tensor) -> _Neighbours:
-    """locations: (B, Q, N, K, 2) in 0 ... 1."""
-    size = grid[:2].view(2, 1, 1, 1, -1)
+    """locations: (B, Q, N, K, 2) or (B * Q * N, K, 2) in 0 ... 1."""
+    size = grid[:2].view(2, *(1,) * (locations.ndim - 2), -1)
     position = locations.movedim(-1, 0).contiguous() * size - 0.5  # (2 axes, B, Q, N, K)
     low = position.floor()
     fraction = position - low

@@ -1,0 +1,146 @@
+"""Files for images of one size, the canvas: LiteRT's tflite and ExecuTorch's pte, for phones."""
+
+import operator
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from densevit.errors import DensevitError
+from densevit.layers.selection import recorded
+from densevit_export import files
+from densevit_export.graph import ExportedGraph
+from densevit_export.half_precision import Half
+from densevit_export.header import append_entry
+from densevit_export.runtimes import HEADER_FILE, IMAGES, OUTPUTS_FILE, SIZE
+
+PACKAGES = {".tflite": ("litert_torch", "litert-torch"), ".pte": ("executorch", "executorch")}
+"""The module and the package that write the files of a suffix."""
+_HALVED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE")
+"""The layers whose weights LiteRT's quantizer stores in fp16."""
+
+
+class CanvasGraph(nn.Module):
+    """A graph whose images have the size of its canvas, and contain a smaller image."""
+
+    def __init__(self, graph: ExportedGraph) -> None:
+        super().__init__()
+        self.exported = graph  # `graph` is an attribute of traced modules
+
+    def forward(self, images: Tensor, size: Tensor, focal: Tensor | None = None) -> dict[str, Tensor]:
+        """images: (1, C, H, W), zeros below and to the right of an image. size: (2,) int32, height and width of this
+        image. focal: (1,). Returns the outputs of `ExportedGraph`: boxes in pixels of the image, maps (..., H, W) of
+        the canvas; and a two-stage head's selections, see `load_selections`.
+        """
+        height, width = images.shape[-2:]
+        below, right = torch.arange(height)[:, None] >= size[0], torch.arange(width) >= size[1]
+        with ExitStack() as stack:
+            heads = self.exported.model.heads
+            made = {name: stack.enter_context(recorded(head)) for name, head in heads.items()}
+            outputs = self.exported.outputs(images, focal, padding_mask=(below | right)[None])
+        scale = (size / torch.tensor([height, width])).flip(0).repeat(2)
+        outputs |= {name: boxes * scale for name, boxes in outputs.items() if name.endswith("boxes")}
+        for name, selections in made.items():
+            for i, selection in enumerate(selections):
+                outputs[f"{self.exported.prefix(name)}selection_{i}"] = selection.indices
+                if selection.scores.is_floating_point():
+                    outputs[f"{self.exported.prefix(name)}selection_scores_{i}"] = selection.scores
+        return outputs
+
+
+def check_package(path: Path) -> None:
+    """Raises DensevitError if the package that writes the file is not installed."""
+    module, package = PACKAGES[path.suffix]
+    try:
+        __import__(module)
+    except ImportError:
+        raise DensevitError(
+            f"{path}: {path.suffix[1:]} files need the package {package}, which is not installed. Fix: pip install "
+            f"{package} (see docs/export.md)."
+        ) from None
+
+
+def write(graph: ExportedGraph, path: Path, header: Mapping[str, Any], half: Half | None, begin: files.Begin) -> None:
+    """Traces the graph for one image of its canvas, and writes it.
+
+    half: fp16, for the weights of a tflite file. Raises DensevitError if the model cannot be traced or converted.
+    """
+    assert graph.canvas is not None
+    module = CanvasGraph(graph).eval()
+    for parameter in module.parameters():  # both converters read the memory of channels_last weights in another order
+        parameter.data = parameter.data.contiguous()
+    size = torch.tensor(graph.canvas, dtype=torch.int32)
+    inputs = {IMAGES: graph.model.blank_images(1, graph.canvas), SIZE: size, **graph.focal_example(1)}
+    with files.tracing(graph.model):
+        begin(files.TRACING)
+        program = torch.export.export(module, (), inputs, strict=False)
+        begin(f"converting it to {path.suffix[1:]}")
+        if path.suffix == ".tflite":
+            _write_litert(program, inputs, path, half)
+        else:
+            _write_executorch(program, path)
+        append_entry(path, OUTPUTS_FILE, [*module(**inputs)])
+    begin(files.SAVING)
+    append_entry(path, HEADER_FILE, header)
+
+
+def _write_litert(
+    program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], path: Path, half: Half | None
+) -> None:
+    import litert_torch
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    _simplify(program)
+    litert_torch.convert(program.module(), sample_kwargs=dict(inputs)).export(str(path))
+    if half is not None:
+        weights = quantizer.Quantizer(str(path))
+        casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
+        for layer in _HALVED:
+            weights.add_weight_only_config(".*", qtyping.TFLOperationName[layer], 16, algorithm_key=casting)
+        path.write_bytes(weights.quantize().quantized_model)
+
+
+def _simplify(program: torch.export.ExportedProgram) -> None:
+    """Replaces operations that litert-torch 0.10 does not convert or converts wrongly: the factor `alpha` of sums,
+    `topk` whose indices are not used, which becomes a sort, and resizing to the nearest cell."""
+    graph, aten = program.graph, torch.ops.aten
+    for node in graph.find_nodes(op="call_function", target=aten.upsample_nearest2d.vec):
+        sizes = zip(node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:], strict=True)
+        with graph.inserting_before(node):
+            x = node.args[0]
+            for dim, (before, after) in enumerate(sizes, 2):
+                scaled = graph.call_function(
+                    aten.mul.Scalar, (graph.call_function(aten.arange.default, (after,)), before)
+                )
+                cells = graph.call_function(aten.floor_divide.Scalar, (scaled, after))
+                x = graph.call_function(aten.index_select.default, (x, dim, cells))
+        node.replace_all_uses_with(x)
+        graph.erase_node(node)
+    for node in [node for node in graph.nodes if "alpha" in node.kwargs]:
+        with graph.inserting_before(node):
+            product = graph.call_function(aten.mul.Tensor, (node.args[1], node.kwargs["alpha"]))
+        node.args, node.kwargs = (node.args[0], product), {}
+    for node in graph.find_nodes(op="call_function", target=aten.topk.default):
+        selected: dict[Any, Node] = {use.args[1]: use for use in node.users if use.users}
+        if selected.keys() == {0}:
+            with graph.inserting_after(selected[0]):
+                indices = graph.call_function(operator.getitem, (node, 1))
+            with graph.inserting_after(indices):
+                values = graph.call_function(aten.gather.default, (node.args[0], [*node.args[2:], -1][0], indices))
+            selected[0].replace_all_uses_with(values)
+    program.graph_module.recompile()
+
+
+def _write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    try:
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    except Exception:  # of some convolutions, in ExecuTorch 1.5, of any type; the portable kernels take them
+        lowered = to_edge_transform_and_lower(program)
+    path.write_bytes(lowered.to_executorch().buffer)

@@ -1,0 +1,97 @@
+"""Files of one image size compute what the model does for images up to this size.
+
+The slow tests need litert-torch or executorch, each in an environment of its own: docs/development/export.md.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import densevit
+from densevit.model import DenseModel
+from densevit_export import canvas_files, file_comparison, runtimes
+from densevit_export.graph import ExportedGraph
+from densevit_export.header import append_entry
+
+CANVAS = (64, 96)
+TWO_STAGE: dict[str, Any] = {
+    "name": "dfine",
+    "num_queries": 5,
+    "encoder": {"width": 32, "feedforward": 32, "expansion": 0.5},
+    "fusion_blocks": 1,
+    "transformer": {"width": 32, "num_heads": 2, "decoder_layers": 2, "feedforward": 32},
+}
+
+
+def model_of(*heads: Any) -> DenseModel:
+    torch.manual_seed(0)
+    named = {f"head{i}": head for i, head in enumerate(heads)}
+    classes = {name: ["cat", "dog"] for name, head in named.items() if head != "dpt"}
+    return densevit.create_model({"name": "resnet", "depth": 18}, named, classes)
+
+
+def test_images_smaller_than_the_canvas_have_the_outputs_of_the_graph(tmp_path: Path):
+    graph = ExportedGraph(model_of(TWO_STAGE, "linear"), CANVAS).eval()
+    module = canvas_files.CanvasGraph(graph).eval()
+
+    @torch.no_grad()
+    def compute(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: x.numpy() for name, x in module(*map(torch.from_numpy, inputs.values())).items()}
+
+    append_entry(tmp_path / "x.tflite", runtimes.HEADER_FILE, {})
+    run = runtimes._on_canvas(tmp_path / "x.tflite", compute, CANVAS).run
+    for size in (CANVAS, (64, 50), (33, 96), (41, 77)):
+        images = file_comparison.example_images(size, 2, 0)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(images))
+        outputs = run(images)
+        assert {*outputs} - {*expected} == {"head0/selection_0", "head0/selection_scores_0"}
+        for name, want in expected.items():
+            torch.testing.assert_close(torch.from_numpy(outputs[name]), want, rtol=1e-4, atol=1e-4, msg=name)
+    with pytest.raises(densevit.DensevitError, match=r"at most 64x96 pixels; this one has 64x97\. Fix: .*--canvas"):
+        run(file_comparison.example_images((64, 97), 1, 0))
+
+
+class Simplified(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        both = y.topk(2, dim=1)
+        nearest = F.interpolate(x[None, None], size=(2, 7))
+        best = x.topk(3, dim=0).values
+        return {"sum": x.sub(y, alpha=0.5), "best": best, "both": both.values + both.indices, "nearest": nearest}
+
+
+def test_operations_that_litert_does_not_convert_are_replaced_by_equal_ones():
+    x, y = torch.randn(2, 5, 4).unbind()
+    program = torch.export.export(Simplified(), (x, y))
+    canvas_files._simplify(program)
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.aten.gather.default) == 1
+    assert torch.ops.aten.upsample_nearest2d.vec not in targets
+    assert not any("alpha" in node.kwargs for node in program.graph.nodes)
+    for name, value in program.module()(x, y).items():
+        torch.testing.assert_close(value, Simplified()(x, y)[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("tflite", "litert-torch"), ("pte", "executorch")])
+def test_a_missing_package_is_named(suffix: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, package.replace("-", "_"), None)
+    with pytest.raises(densevit.DensevitError, match=rf"x\.{suffix}: .* Fix: pip install {package}"):
+        densevit.export(model_of("linear"), tmp_path / f"x.{suffix}", canvas=CANVAS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "path"), [(TWO_STAGE, "x.tflite"), ("dpt", "x-half.tflite"), ("setr", "x.pte")])
+def test_a_file_predicts_as_its_model(head: Any, path: str, tmp_path: Path):
+    pytest.importorskip("executorch" if path.endswith("pte") else "litert_torch")
+    model, half = model_of(head), "half" in path
+    exported = densevit.export(model, tmp_path / path, canvas=CANVAS, half="fp16" if half else None)
+    assert exported.difference < (1e-2 if half else 1e-4)
+    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    found, wanted = (m.predict(image, threshold=0) for m in (densevit.load(tmp_path / path), model))
+    for key, value in wanted.predictions["head0"].items():
+        torch.testing.assert_close(found.predictions["head0"][key], value, rtol=1e-2 if half else 1e-3, atol=1e-2)
