@@ -1,11 +1,12 @@
 """Drawn videos, of rendered clips: `densevit predict --video`."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 
-from tests.cli.stand_in import StandIn, read, write_video
+from tests.cli.stand_in import StandIn, dog_and_cat, read, write_video
 
 DOG = (20, 30, 240)  # the colour of the boxes of the model
 
@@ -44,3 +45,11 @@ def test_drawn_videos_have_the_frames_size_and_rate_of_their_clips(tmp_path: Pat
             assert np.abs(levels - (100 + 3 * np.arange(15))).max() < 9, "the frames are in order"
     ids = [image["id"] for image in read(str(out / "images.json"))]
     assert ids == [f"{name}_{n:06}" for name in ("one", "two") for n in range(15)]
+
+
+def test_an_interrupted_prediction_keeps_a_complete_video(tmp_path, load_as, run):
+    load_as(StandIn(("detection",), Mock(side_effect=[*[dog_and_cat(96, 128)] * 8, KeyboardInterrupt])))
+    command = ["predict", "RUN", clip(tmp_path / "clip.mp4"), "--video", "--out", tmp_path / "out", "--batch-size", "1"]
+    assert "Stopped after 8 of 15 images. drawn/ has these" in run(*command, code=130)
+    [video] = (tmp_path / "out" / "drawn").iterdir()
+    assert (video.name, len(frames_of(video)[1])) == ("clip.mp4", 8)

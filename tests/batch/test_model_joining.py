@@ -1,6 +1,7 @@
 """Heads that were trained apart on one frozen backbone predict in one file as alone."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from densevit.interfaces import Licences
 from densevit.model import DenseModel
 from densevit.weights import model_file
 from densevit_batch.model_joining import join, read_part, save_heads
+from tests.registry.test_classes_in_files import MODEL, write
 from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 from tests.weights.joined_runs import BOXES, DEPTH, SURFACES, write_run
 from tests.weights.states import equal
@@ -189,3 +191,10 @@ def test_a_head_that_runs_blocks_of_the_backbone_is_refused(tmp_path):
     densevit.save(predictor, tmp_path / "eomt.safetensors")
     with pytest.raises(WeightsError, match=r"heads\.surfaces \(eomt\) runs the last blocks of the backbone itself"):
         read_part(tmp_path / "eomt.safetensors")
+
+
+@pytest.mark.parametrize("read", [read_part, lambda file: densevit.load(file, backbone=file)])
+def test_a_class_that_a_file_names_is_not_imported(read, tmp_path):
+    with pytest.raises(ConfigError, match="is named in this file"):
+        read(write(tmp_path, MODEL))
+    assert "sentinel_module" not in sys.modules

@@ -1,13 +1,16 @@
 """transformers builds a model from an `--to hf` folder and its config.json, with the same features."""
 
 import json
+import sys
 
 import pytest
 import torch
 
 import densevit
+from densevit.errors import ConfigError
 from densevit.weights.model_file import save_backbone
-from densevit_checkpoints.transformers_export import export
+from densevit_checkpoints.transformers_export import export, load_backbone
+from tests.registry.test_classes_in_files import BACKBONE, CLASS, write
 from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 
 VIT = {"name": "vit", "variant": "tiny", "features": (1, 2), "image_size": 64}
@@ -62,3 +65,11 @@ def test_models_unknown_to_transformers_raise(tmp_path):
     with pytest.raises(densevit.WeightsError, match="backbone.dilation is True"):
         export(tmp_path / "ours", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("values", [BACKBONE, {"backbone": {"name": "resnet", "weights_of": {"weights": CLASS}}}])
+def test_a_class_that_a_backbone_s_file_names_is_not_imported(values, tmp_path):
+    with pytest.raises(ConfigError, match="is named in this file"):
+        load_backbone(write(tmp_path, values))
+    assert "sentinel_module" not in sys.modules

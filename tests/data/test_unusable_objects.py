@@ -1,6 +1,7 @@
 """What the start of a training and an evaluation say of an own data set: objects that are dropped, unknown sizes."""
 
 import warnings
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
+from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, CrowdFlags, ObjectLabels
+from tests.data.coco_folder import noise, write_split
 
 BOXES = [[4, 4, 20, 20], [8, 8, 8, 30], [50, 4, 60, 9], [0, 0, 32, 32]]  # good, without width, outside, a crowd
 
@@ -70,3 +73,9 @@ def test_a_data_set_without_sizes_is_evaluated_one_image_at_a_time_with_a_line()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DataSplits(section(1), 0, 32).val_loader()
+
+
+def test_a_negative_width_of_a_published_file_stays_a_degenerate_box(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_split(tmp_path, split, [noise(0, 32, 32)], [{"image_id": 0, "category_id": 1, "bbox": [20, 8, -5, 10]}])
+    assert Coco("val", str(tmp_path))[0]["targets"]["boxes"].tolist() == [[20, 8, 20, 18]]

@@ -1,6 +1,7 @@
 """Models that are exported files: with files made of the model itself, and opening of real files."""
 
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,15 @@ from torch import nn
 
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
-from densevit.errors import DensevitError, WeightsError
+from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Head
 from densevit.model import DenseModel
+from densevit.weights import model_file
 from densevit_export import engine, header
 from densevit_export.file_comparison import example_images
 from densevit_export.graph import ExportedGraph
 from densevit_export.runtimes import ExportedFile, open_file
+from tests.registry.test_classes_in_files import MODEL, write
 from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 
 MODULE = "tests.export.test_engine"
@@ -195,3 +198,11 @@ def test_runtimes_that_do_not_exist_or_do_not_fit_are_errors(foreign: Path, unin
     uninstalled("onnxruntime")
     with pytest.raises(DensevitError, match=r"needs the package onnxruntime, which is not installed\. Fix: pip"):
         open_file(foreign)
+
+
+@pytest.mark.integration
+def test_a_class_that_a_file_names_is_not_imported(tmp_path: Path):
+    header = {"model": model_file.read(write(tmp_path, MODEL))[1], "heads": {}}
+    with pytest.raises(ConfigError, match="is named in this file"):
+        engine.build(ExportedFile(Path("model.onnx"), header, dict, "onnxruntime"))
+    assert "sentinel_module" not in sys.modules

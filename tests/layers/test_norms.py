@@ -74,3 +74,13 @@ def test_result_and_gradients_are_those_of_batch_norm(
     for own, wanted in pairs:
         error = (own - wanted).norm() / wanted.norm()  # a ReLU may be off by one sign in bf16
         assert error < (0.1 if autocast else 1e-6)
+
+
+def test_a_folded_norm_calls_the_hooks_of_convolution_and_norm() -> None:
+    """Exports and inspections read modules by hooks."""
+    conv, (frozen, _), called, x = nn.Conv2d(8, 6, 1, bias=False), frozen_and_torchs(), [], torch.randn(2, 8, 16, 16)
+    expected = fast.conv_norm(conv, frozen, x)
+    for module in (conv, frozen):
+        module.register_forward_hook(lambda module, *_: called.append(type(module)))
+    torch.testing.assert_close(fast.conv_norm(conv, frozen, x), expected)
+    assert called == [nn.Conv2d, FrozenBatchNorm2d]

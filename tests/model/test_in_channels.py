@@ -68,6 +68,16 @@ def test_published_weights_are_adapted_by_name():
             assert (x - y).abs().max() <= 1e-4 * y.abs().max()
 
 
+def test_weights_of_other_channels_are_adapted(tmp_path):
+    source, file = created(in_channels=5), tmp_path / "five.safetensors"
+    kernel = source.backbone.conv1.weight
+    densevit.save(source, file)
+    five = densevit.create_backbone(**RESNET, weights=file)  # the channels of the weights
+    assert five.image_channels == source.channels and torch.equal(five.conv1.weight, kernel)
+    three = densevit.create_backbone(**RESNET, weights=file, in_channels=3)
+    assert torch.allclose(three.conv1.weight, kernel[:, :3] * 5 / 3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

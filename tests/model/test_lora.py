@@ -160,3 +160,11 @@ def test_saved_run_equals_the_trained_model(weights, run):
 def test_invalid_options_are_refused(options, facts, tmp_path):
     with pytest.raises(ConfigError, match=facts):
         train(config_of({**VIT, **options}), run_dir=tmp_path / "run")
+
+
+def test_without_peft_a_run_fails_before_it_builds_anything(uninstalled, tmp_path, weights):
+    uninstalled("peft")
+    config = config_of({**VIT, "weights": str(weights), "lora": LORA}, data={"name": "coco", "root": "missing"})
+    with pytest.raises(ConfigError, match=r"backbone\.lora: needs peft.*pip install -e '\.\[lora\]'"):
+        train(config, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -8,8 +8,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from densevit.config import InferenceSection
 from densevit.data.loading.batch_sampler import collate
-from tests.model.small_models import Depth, Pixels, Stem, batch_of, depth_of, model_of
+from densevit.model import streaming_resize
+from tests.model.small_models import Depth, Pixels, Segmenter, Stem, batch_of, depth_of, infer, model_of
 
 
 @pytest.mark.parametrize("section", [{}, {"window": 24, "stride": 10}])
@@ -70,3 +72,14 @@ class Largest(TorchDispatchMode):
         found = [x.untyped_storage().nbytes() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
         self.bytes = max(self.bytes, *found, 0)
         return result
+
+
+@pytest.mark.integration
+def test_memory_depends_on_the_window_not_the_image(monkeypatch):
+    """Like 8,000 x 6,000 pixels with windows of 512, scaled by a thirtieth: no tensor is larger than a strip."""
+    monkeypatch.setattr(streaming_resize, "MAX_STRIP_NUMEL", 2**16)
+    model = model_of(Pixels(), Segmenter, classes=50)
+    batch = batch_of(model, (600, 200), original=(900, 300))
+    with Largest() as largest:
+        (result,) = infer(model, batch, InferenceSection(window=32, flip=True, scales=(1.0, 0.5)))["segmentation"]
+    assert result["semantic"].shape == (900, 300) and largest.bytes <= 4 * 50 * 32 * 200

@@ -136,6 +136,30 @@ def test_class_that_a_model_file_names_is_not_imported(key, payload):
             configs.load({"weights": str(file), "heads": {}, "data": {"name": "scenes"}})
 
 
+def test_all_classes_of_a_trusted_file_are_imported(payload):
+    """From the working directory too."""
+    predictor = densevit.load(naming(NAMED), trust=True)
+    assert type(predictor.backbone).__module__ == "payload" and predictor.predict(IMAGE)
+    densevit.evaluate(predictor)
+    densevit.fit(predictor.config)
+
+
+def test_name_in_an_option_of_a_plugin_is_not_imported(payload, install):
+    """A plugin that builds another one, by a name that is an option of type str."""
+    source = """
+        import densevit
+        class Outer(densevit.Backbone):
+            def __init__(self, inner: str, others: tuple[str, ...] = ()):
+                super().__init__()
+                self.inner = densevit.create_backbone(others[0] if others else inner, depth=18)
+    """
+    install("outer", "[densevit.backbones]\nouter = outer_net:Outer\n", {"outer_net.py": source})
+    on_the_path(payload)
+    for options in ({"inner": "payload:Net"}, {"inner": "resnet", "others": ["payload:Net"]}):
+        with refuses(file := naming({"backbone": {"name": "outer", **options}}), "payload:Net"):
+            densevit.load(file)
+
+
 def test_lightning_checkpoint_imports_no_module(payload):
     file = naming({"backbone.name": "payload:Net"})
     state = {f"model.{key}": value for key, value in load_file(file).items()}
@@ -193,3 +217,12 @@ def test_command_imports_a_module_only_with_trust(name, payload, capsys):
     if name != "export":  # slow
         main([*command, "--trust"])
         assert "payload" in sys.modules and "is named in" not in capsys.readouterr().err
+
+
+def test_predicting_needs_no_path_of_the_header(payload):
+    """Those of the training: its data and its weights, which do not exist here; they need no trust."""
+    weights = dict.fromkeys(("weights", "backbone.weights", "heads.surfaces.weights"), str(payload / "secret.pth"))
+    data = {"name": "coco", "root": str(payload / "secret"), "image_size": 64}
+    predictor = densevit.load(naming({"data": data, **weights}))
+    predictor.predict(IMAGE)
+    densevit.save(predictor, "copy.safetensors")

@@ -53,9 +53,9 @@ def elsewhere(x: int, y: int, width: int, height: int) -> tuple[int, int, int, i
     return WIDTH - width - x // 4, HEIGHT - height - y // 4, width, height
 
 
-def coco(root: Path, segmentations: list[Any], masks: bool = True) -> Coco:
+def coco(root: Path, segmentations: list[Any], masks: bool = True, crowds: int = 0) -> Coco:
     annotations = [
-        {"image_id": i % 2, "category_id": 1, "bbox": [*box], "segmentation": segmentation}
+        {"image_id": i % 2, "category_id": 1, "bbox": [*box], "segmentation": segmentation, "iscrowd": int(i < crowds)}
         for i, (box, segmentation) in enumerate(zip(BOXES, segmentations, strict=True))
     ]
     write_split(root, "train", [noise(i, HEIGHT, WIDTH) for i in range(2)], annotations)
@@ -89,3 +89,11 @@ def test_most_masks_outside_of_their_boxes_are_an_error(form: Callable, change: 
 def test_relative_polygons_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="4 of 4 masks lie outside of their bbox; they lie within 0 ... 1. Fix: multip"):
         coco(tmp_path, [as_polygons(*relative(*box)) for box in BOXES])
+
+
+def test_crowds_do_not_count(tmp_path: Path):
+    segmentations = [*(as_polygons(*elsewhere(*box)) for box in BOXES[:3]), as_polygons(*BOXES[3])]
+    with pytest.raises(DataError, match="3 of 4 masks"):
+        coco(tmp_path, segmentations)
+    with pytest.warns(UserWarning, match="iscrowd"):
+        coco(tmp_path, segmentations, crowds=3)

@@ -9,7 +9,9 @@ import pytest
 
 from densevit.channels import RGB, Channels
 from densevit.data.io.channel_files import as_rgb
+from densevit.data.io.depth_files import read_depth
 from densevit.data.io.images import channels_of_files, image_header, read_image
+from densevit.data.io.label_files import read_label
 from densevit.errors import DataError
 from tests.data.io.conftest import ORIENTATION
 
@@ -114,6 +116,19 @@ def test_integers_whose_file_names_a_value_without_data_need_the_key(tmp_path):
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((H, W, 2), np.uint16), **form, extratags=[(42113, "s", 0, "0", True)])
     with pytest.raises(DataError, match=r"b\.tif: it names the value 0 .* uint16 cannot have\. Fix: data\.nodata=0\."):
         read_image(tmp_path / "b.tif", _named("uint16", 2))
+
+
+def test_a_tiff_with_white_as_0_is_the_image_with_black_as_0(tmp_path):
+    """As an image; of label and depth maps, values are those that are stored."""
+    import tifffile
+
+    stored = np.random.default_rng(0).integers(0, 2**16, (H, W)).astype(np.uint16)
+    white, black = tmp_path / "white.tif", tmp_path / "black.tif"
+    tifffile.imwrite(white, stored, photometric="miniswhite", metadata=None)
+    tifffile.imwrite(black, ~stored, photometric="minisblack", metadata=None)
+    for channels in (RGB, Channels(("grey",), "uint16", ())):
+        assert np.array_equal(read_image(white, channels), read_image(black, channels))
+    assert all(np.array_equal(read(white), stored) for read in (read_label, read_depth))
 
 
 @pytest.mark.parametrize("count", (3, 48))

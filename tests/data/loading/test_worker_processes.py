@@ -1,5 +1,7 @@
 """densevit/data/loading/worker_processes.py: the number of workers, and their failures as errors of one line."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,7 @@ if __name__ == "__main__":
         except densevit.DensevitError as error:
             print("result:", error)
 """
+UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
 MOUNT = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
 
 
@@ -40,10 +43,22 @@ def results(folder: Path, *calls: str) -> list[str]:
     """Returns what the calls return, or the errors that they raise, with 1 MB of shared memory."""
     (folder / "calls.py").write_text(SCRIPT)
     command = ["sh", "-c", f'{MOUNT} && exec "$0" "$@"', sys.executable, "calls.py", *calls]
-    command = ["unshare", "--user", "--map-root-user", "--mount", *command]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*UNSHARE, *command], cwd=folder, capture_output=True, text=True, timeout=120)
     assert not done.returncode, done.stderr
     return [line.removeprefix("result: ") for line in done.stdout.splitlines() if line.startswith("result: ")]
+
+
+@pytest.mark.integration
+def test_a_full_shared_memory_is_one_line(tmp_path):
+    """A batch has 1.2 MB of pixels and 0.4 MB of padding mask. In the end there is no space for a semaphore."""
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "sh", "-c", MOUNT], capture_output=True).returncode:
+        pytest.skip("this machine does not allow to mount a file system")
+    fill = "os.system('cat /dev/zero > /dev/shm/filling 2> /dev/null')"
+    batch, _, semaphore = results(tmp_path, "load()", fill, "load()")
+    start = "A data loader's process found no space in /dev/shm, through which batches are passed"
+    end = "Fix: give a container more with --shm-size=8g, or reduce data.num_workers"
+    assert re.match(rf"{start} \(unable to .*No space left on device.*\)\. {end}", batch)
+    assert semaphore.startswith(f"{start} ([Errno 28] No space left on device). {end}")
 
 
 IN_WORKER = """Caught RuntimeError in DataLoader worker process 0.

@@ -118,6 +118,17 @@ def test_rows_that_an_interruption_cut_off_are_computed_again(ending, share, lef
         same(found, model.backbone(images))
 
 
+def test_two_processes_write_at_once(folder):
+    """Alternately, some images both; each has files of its own, and a later run reads both."""
+    images, model = torch.randn(6, 3, 32, 32), model_of()
+    caches = [FeatureCache(model, "fp32", 6), FeatureCache(model_of(), "fp32", 6)]
+    for rank, rows in ((0, [0, 1]), (1, [1, 2]), (0, [2, 3]), (1, [4, 5])):
+        caches[rank](images[rows])
+    found, count = computed(model_of(), images)
+    assert (count, len([*folder.glob("*/*.features")])) == (1, 2)
+    same(found, model.backbone(images))
+
+
 def disk_of(monkeypatch, free):
     usage = namedtuple("usage", "total used free")(1 << 50, 0, free)
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage)

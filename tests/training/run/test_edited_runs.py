@@ -1,9 +1,14 @@
 """Resuming: what of a config may change, and which folders and checkpoints are a run."""
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 
 import densevit
-from tests.training.runs import checkpoint, edit
+from densevit.errors import WeightsError
+from tests.training.runs import checkpoint, edit, resume
 
 
 @pytest.mark.integration
@@ -21,3 +26,10 @@ def test_valid_edit_is_printed_and_applied(stopped, capsys):
         assert line in printed
     assert {group for groups in used.found for group in groups} == {(0.0005, 0.01), (0.0005, 0.0)}
     assert checkpoint(stopped)["optimizer_states"][0]["param_groups"][0]["betas"] == (0.8, 0.9)
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(stopped: Path) -> None:
+    shutil.rmtree(stopped / "checkpoints")
+    with pytest.raises(WeightsError, match=rf"it has a model: .*CONFIG weights={re.escape(str(stopped))}"):
+        resume(stopped)
+    assert (stopped / "model.safetensors").exists()

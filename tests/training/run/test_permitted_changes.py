@@ -3,10 +3,11 @@
 import pytest
 import yaml
 
+import densevit
 from densevit import config as configs
 from densevit.evaluation import metrics_file
 from densevit.evaluation.miou import SemanticSegmentation
-from tests.training.runs import SEGMENTATION, checkpoint, resume, rows
+from tests.training.runs import SEGMENTATION, checkpoint, interrupted_after, resume, rows
 
 
 class Accuracy(SemanticSegmentation):
@@ -76,3 +77,15 @@ def test_the_first_validation_after_the_change_is_the_best(changes, copied_run, 
     larger = min if monitored.endswith("loss") else max
     assert value == pytest.approx(larger(float(row[monitored]) for row in validations[2:]), abs=1e-6)
     assert metrics_file.read(run / "metrics.json")[monitored] == value
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+def test_metrics_of_the_data_before_are_not_reported_for_the_new_data(copied_run):
+    """Stopped before the first validation on the new data, and resumed."""
+    run = copied_run(SEGMENTATION, BASE)
+    with interrupted_after(3):
+        resume(run, ["trainer.max_steps=4", "data.val_length=2"])
+    assert metrics_file.read(run / "metrics.json") == densevit.Run(run).tables == {}
+    resume(run)
+    assert metrics_file.read(run / "metrics.json") == pytest.approx(densevit.evaluate(run), nan_ok=True)

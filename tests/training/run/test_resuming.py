@@ -3,14 +3,16 @@
 import re
 import resource
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError, TrainingError, WeightsError
-from tests.training.process_groups import child, linux
+from tests.training.process_groups import child, linux, wait_for
 from tests.training.runs import (
     TINY,
     assert_same,
@@ -19,6 +21,7 @@ from tests.training.runs import (
     recorded,
     resume,
     rows,
+    train,
     weights,
 )
 
@@ -72,6 +75,15 @@ def test_an_earlier_checkpoint_continues_in_a_new_folder_to_the_same_weights(cop
     assert checkpoint(tmp_path / "longer")["global_step"] == 5 and files_of(run) == before
 
 
+@pytest.mark.integration
+def test_a_resume_that_trains_nothing_changes_no_file(copied_run: Callable[..., Path]) -> None:
+    run = copied_run(TINY, ["trainer.max_steps=2"])
+    (run / "report.html").touch()  # of a complete run
+    before = files_of(run)
+    resume(run, ["trainer.log_every=7"])
+    assert files_of(run) == before
+
+
 # ---- edited configs and changed checkpoints ----
 
 
@@ -102,6 +114,21 @@ def test_mismatched_classes_or_tensors_are_named(stopped: Path) -> None:
     torch.save({**content, "classes": {"detection": ["cat", "dog"]}}, path)
     with pytest.raises(WeightsError, match=r"heads\.detection was trained on the classes cat, dog; the data now has"):
         resume(stopped)
+
+
+@pytest.mark.integration
+@linux
+def test_running_training_locks_its_folder(tiny: Path, tmp_path: Path) -> None:
+    run, long = tmp_path / "long", configs.load(tiny, ["trainer.max_steps=100000", "trainer.checkpoint_every=1"])
+    process = child(lambda: train(long, run))
+    try:
+        wait_for(run / "checkpoints" / "last.ckpt", process)
+        with pytest.raises(ConfigError, match=rf"long: is in use by process {process.pid} on .*Fix: wait until"):
+            resume(run)
+    finally:
+        process.kill()
+        process.join(60)
+    resume(run, ["trainer.max_steps=1"])  # training is complete
 
 
 # ---- the folder ----

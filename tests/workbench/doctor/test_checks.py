@@ -12,6 +12,7 @@ from densevit import config, registry
 from densevit_workbench.doctor.checks import alike_names
 from densevit_workbench.doctor.next_command import STARTS
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
+from tests.workbench.interchange.files import write
 
 
 def polygon(x: int, y: int, width: int, height: int) -> list[list[int]]:
@@ -45,6 +46,16 @@ def test_masks_outside_of_their_boxes(exchanged: int, severity: str, options: li
     assert (finding.severity, finding.split, finding.count, finding.of) == (severity, "train", exchanged, 4)
     assert f"{exchanged} of 4 masks lie outside of their bbox; x and y look exchanged" in finding.examples[0]
     assert finding.examples[1] == "annotation 0 of image 0.png"
+
+
+def test_spellings_of_a_class_are_a_warning_with_the_command(tmp_path: Path):
+    write(tmp_path / "data.yaml", "{train: images/train, val: images/val, names: [aple, apple]}")
+    for split, first in (("train", 0), ("val", 50)):
+        save(tmp_path / "images" / split / "0.png", first)
+        write(tmp_path / f"labels/{split}/0.txt", "\n".join(f"{int(i > 0)} 0.5 0.5 0.{i + 10} 0.5" for i in range(21)))
+    [finding] = [one for one in densevit.doctor(tmp_path).findings if "look alike" in one.title]
+    assert (finding.split, finding.examples) == ("train", ("aple 1, apple 20",))
+    assert finding.fix.endswith(f"densevit data convert yolo {tmp_path} NEW_FOLDER --merge=aple=apple")
 
 
 @pytest.mark.parametrize(

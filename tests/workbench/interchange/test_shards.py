@@ -170,6 +170,15 @@ def test_an_epoch_has_each_record_once_and_few_shards_at_a_time(tmp_path: Path) 
     assert len({str(order) for order in orders}) == 3
 
 
+def test_resuming_continues_exactly(out: Path) -> None:
+    section = DataSection(name="shards", root=str(out), batch_size=2, image_size=32, num_workers=2)  # type: ignore[call-arg]
+    whole, interrupted, resumed = (DataSplits(section, 0, 32).train_loader() for _ in range(3))
+    next(iter(interrupted))
+    resumed.load_state_dict(interrupted.state_dict())
+    names = [[[targets["image_id"] for targets in batch["targets"]] for batch in loader] for loader in (whole, resumed)]
+    assert names[1] == names[0][1:] != []
+
+
 # ---- errors ----
 
 
