@@ -6,7 +6,8 @@ Each built-in type is registered under the key of `Targets` or `Predictions` for
 from densevit.targets.focal_lengths import FocalLength
 from densevit.targets.image_classes import ClassScores, ImageClass, ImageScore
 from densevit.targets.keypoints import Keypoints
-from densevit.targets.object_targets import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels, Scores
+from densevit.targets.object_scores import Scores
+from densevit.targets.object_targets import Areas, Boxes, CrowdFlags, InstanceMasks, ObjectLabels
 from densevit.targets.panoptic_maps import PanopticCrowds, PanopticMap
 from densevit.targets.pixel_maps import Depth, InverseDepth, PixelMap, ValueMap, VectorMap
 from densevit.targets.run_length_masks import RunLengthMasks

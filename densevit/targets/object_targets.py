@@ -1,4 +1,4 @@
-"""Target types with one row per object: boxes, labels, scores, instance masks. Keypoints: see `keypoints`."""
+"""Target types with one row per object: boxes, labels, instance masks. Scores: `object_scores`; also `keypoints`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -148,28 +148,6 @@ class ObjectLabels(ObjectType):
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(max(num_classes, 1), size=objects)
-
-
-class Scores(ObjectType):
-    """(N,) confidences 0 ... 1 of predictions."""
-
-    task = None
-
-    def check(self, value: Any, size: Size) -> None:
-        if value.ndim != 1:
-            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
-        if value.dtype.kind != "f":
-            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
-        check_range(value, 0, 1)
-
-    def value_range(self, value: np.ndarray, size: Size) -> float:
-        return 1.0
-
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        return [{"score": score} for score in value.tolist()]
-
-    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
-        return np.array([entry["score"] for entry in encoded], np.float64)
 
 
 class InstanceMasks(ObjectType):

@@ -33,7 +33,7 @@ PAGES = [
 # They state licences of densevit, of other libraries and code, and of data sets.
 OF_OTHER_THINGS = {
     *("README.md", "index.md", "comparison.md", "from-other-libraries.md"),
-    *("public-data-sets.md", "bccd.yaml", "capi.yaml", "hummingbird.yaml"),
+    *("export.md", "public-data-sets.md", "bccd.yaml", "capi.yaml", "hummingbird.yaml"),
 }
 WORDS = re.compile(r"Apache-2|\bMIT\b|\bBSD-|CC-BY|\bAGPL|\bPML\b|DINOv3 [Ll]icen[cs]e|non-commercial|not commercial")
 

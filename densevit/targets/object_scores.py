@@ -1,0 +1,36 @@
+"""Target types of one number per object: scores of predictions, and weights of labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from densevit.errors import DataError
+from densevit.interfaces import Class, Size
+from densevit.targets.object_targets import ObjectType, check_range
+
+
+class LabelWeights(ObjectType):
+    """(N,) 0 ... 1, weights of the class losses of objects, such as the scores of predicted labels."""
+
+    task = None
+
+    def check(self, value: Any, size: Size) -> None:
+        if value.ndim != 1:
+            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+        if value.dtype.kind != "f":
+            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+        check_range(value, 0, 1)
+
+    def value_range(self, value: np.ndarray, size: Size) -> float:
+        return 1.0
+
+
+class Scores(LabelWeights):
+    """(N,) confidences 0 ... 1 of predictions."""
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+        return [{"score": score} for score in value.tolist()]
+
+    def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
+        return np.array([entry["score"] for entry in encoded], np.float64)
