@@ -21,8 +21,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image, ImageOps
 
-MAX_BYTES = 32 * 2**20  # of a request
-MAX_PIXELS = 32 * 2**20
+MAX_BYTES = MAX_PIXELS = 32 * 2**20  # of a request and of an image
 
 
 def application(path: str) -> FastAPI:
@@ -67,9 +66,5 @@ def application(path: str) -> FastAPI:
     return app
 
 
-def main() -> None:
-    uvicorn.run(application(sys.argv[1]), port=int(sys.argv[2]))
-
-
 if __name__ == "__main__":
-    main()
+    uvicorn.run(application(sys.argv[1]), port=int(sys.argv[2]))

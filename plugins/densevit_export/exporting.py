@@ -191,7 +191,7 @@ def _compared(
     differences = _differences(plan, run, load_selections(plan.traced.model, written), limit, begin)
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= limit:
-        hint = "" if precision is None else precision.hint()
+        hint = precision.hint() if precision is not None and precision.blocks else ""
         raise DensevitError(
             f"{path}: `{worst}` differs from the model by {differences[worst]:.1e} of its range; at most {limit:.0e} "
             f"is expected. No file is written.{hint}"

@@ -86,7 +86,8 @@ def test_the_server_answers_with_the_objects_of_predict(project: Path, program: 
     pytest.importorskip("fastapi")
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
-    start = "import sys; sys.modules.update(torch=None, densevit=None); from examples.serve_onnx import main; main()"
+    start = "import runpy, sys; sys.modules.update(torch=None, densevit=None); runpy.run_module"
+    start += "('examples.serve_onnx', run_name='__main__', alter_sys=False)"
     server = subprocess.Popen([sys.executable, "-c", start, program / "model.onnx", str(port)], cwd=project)
     try:
         for _ in range(600):
