@@ -52,7 +52,8 @@ class AnnotatedImage:
 
     height, width: the size of the annotations' grid. content: the bytes to write; None: copy the file `path`.
     label_file_exists: False for a YOLO image without a text file, converted without objects. negatives: the classes
-    without objects in the image, if only these and those with objects are labelled; None: all are.
+    without objects in the image, if only these and those with objects are labelled; None: all are. not_exhaustive: the
+    classes of which some objects in the image may be unlabelled.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class AnnotatedImage:
     content: bytes | None = None
     label_file_exists: bool = True
     negatives: tuple[str, ...] | None = None
+    not_exhaustive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

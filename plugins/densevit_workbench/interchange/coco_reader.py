@@ -131,7 +131,13 @@ def _image(
     for record in records:
         with faults.collecting():
             objects.append(_object(record, limits, names[record["category_id"]], _where(file, record)))
-    return AnnotatedImage(path, height, width, tuple(objects))
+    negatives, not_exhaustive = (
+        None if (ids := image.get(key)) is None else tuple(names[file_id] for file_id in ids)
+        for key in ("neg_category_ids", "not_exhaustive_category_ids")
+    )
+    if not_exhaustive is not None:
+        negatives = negatives or ()
+    return AnnotatedImage(path, height, width, tuple(objects), negatives=negatives, not_exhaustive=not_exhaustive or ())
 
 
 def _object(record: Mapping[str, Any], limits: tuple[int, int], name: str, where: str) -> AnnotatedObject:

@@ -81,8 +81,6 @@ def convert_dataset(
         raise ConfigError(f"format: there is no {format!r}.{did_you_mean(format, READERS)}")
     if origin is not None and format != "voc":
         raise ConfigError(f"origin: only coordinates of voc may count from 0 or 1; the format is {format}.")
-    if merge and format == "open_images":
-        raise ConfigError("merge: the classes of open_images are verified one by one in each image. Fix: leave it out.")
     source, out = user_path(source), user_path(out)
     check_paths(source, out)
     faults = Faults(skip_unreadable, outside_paths, strict)
@@ -96,6 +94,8 @@ def convert_dataset(
     for inventory in annotated.inventories:
         if inventory.skipped:
             warnings.warn(f"{source}: {inventory}.", stacklevel=2)
+    if merge and any(image.negatives is not None for images in annotated.splits.values() for image in images):
+        raise ConfigError(f"merge: {source} has labels of some classes in each image only. Fix: leave it out.")
     if merge:
         annotated = merge_classes(annotated, merge)
     splits = splits or (None if {"train", "val"} <= annotated.splits.keys() else DEFAULT_SPLITS)
@@ -137,7 +137,8 @@ def coco_json(
     for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
         listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         if image.negatives is not None:
-            listed[-1]["neg_category_ids"] = [category_id[name] for name in image.negatives if name in category_id]
+            for key, classes in (("neg", image.negatives), ("not_exhaustive", image.not_exhaustive)):
+                listed[-1][f"{key}_category_ids"] = [category_id[name] for name in classes if name in category_id]
         for obj in image.objects:
             record = {"id": len(annotations) + 1, "image_id": number, "category_id": category_id[obj.category]}
             source = {"source": shown_place(obj.source, root)} if root and obj.source and not obj.segmentation else {}

@@ -1,11 +1,12 @@
-"""Open Images with its official columns: boxes, and the classes that a person verified in each image."""
+"""Open Images with its official columns, and LVIS' fields: boxes, and the classes that are labelled in each image."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 import densevit
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange.files import write
 from tests.workbench.interchange.test_dataset_conversion import annotations, image
@@ -66,3 +67,27 @@ def test_open_images_without_a_file_or_a_column_is_an_error(tmp_path: Path):
         each.unlink()
     with pytest.raises(DataError, match=r"no file \*class-descriptions\*\.csv of Open Images.*Fix: "):
         convert_dataset("open_images", root, tmp_path / "out")
+
+
+def test_coco_keeps_the_classes_that_are_labelled_in_each_image(tmp_path: Path):
+    """LVIS' fields: an image with a cat in which more may be unlabelled, one without birds, one with all labels."""
+    lvis = {"neg_category_ids": [9], "not_exhaustive_category_ids": [7]}
+    cat = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    categories = [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}, {"id": 9, "name": "bird"}]
+    for split, name, more, objects in (
+        ("train", "a", lvis, [cat]), ("train", "b", {"neg_category_ids": [9]}, []), ("val", "c", {}, []),
+    ):  # fmt: skip
+        image(tmp_path / "in" / split / f"{name}.png")
+        file = tmp_path / "in" / f"{split}.json"
+        document = json.loads(file.read_text()) if file.is_file() else {"images": [], "annotations": []}
+        document["images"].append({"id": ord(name) - 96, "file_name": f"{name}.png", "width": 80, "height": 40} | more)
+        document["annotations"] += objects
+        write(file, json.dumps(document | {"categories": categories}))
+    convert_dataset("coco", tmp_path / "in", tmp_path / "out")
+    labelled = {}
+    for split in ("train", "val"):
+        data = densevit.create_dataset("coco", split=split, root=str(tmp_path / "out"))
+        labelled |= {data.image_name(i): data[i]["targets"].get("labelled") for i in range(len(data))}
+    assert labelled == {"a.png": ["bird"], "b.png": ["bird"], "c.png": None}
+    with pytest.raises(ConfigError, match="merge"):
+        convert_dataset("coco", tmp_path / "in", tmp_path / "merged", merge={"cat": "animal"})
