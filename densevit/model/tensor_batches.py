@@ -37,6 +37,11 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
     and for targets that no head takes.
     """
     if isinstance(images, Mapping):
+        if missing := [key for key in ("images", "padding_mask") if key not in images]:
+            raise DataError(
+                f"The batch has no {' and '.join(missing)}, but {', '.join(map(str, images)) or 'nothing'}. Fix: model("
+                "images), a tensor (B, C, H, W); or densevit.collate samples, which adds padding_mask (B, H, W)."
+            )
         return images if targets is None else {**images, "targets": targets}
     if not isinstance(images, Tensor):
         raise DataError(

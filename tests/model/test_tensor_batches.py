@@ -109,6 +109,11 @@ FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "an array": (lambda: segmenter()(IMAGES.numpy()), densevit.DataError, "images is a ndarray; .*model.predict"),
     "loss of a loaded model": (lambda: segmenter().eval().loss(IMAGES, MASKS), densevit.DensevitError, "model.train()"),
+    "another key": (
+        lambda: segmenter()({"image": IMAGES}),
+        densevit.DataError,
+        "no images and padding_mask, but image",
+    ),
     "maps for boxes": (lambda: detector().loss(IMAGES, MASKS), densevit.DataError, "the heads need boxes, labels"),
     "labels from 1": (
         lambda: detector().loss(IMAGES, [{**BOXES[0], "labels": torch.tensor([2, 1])}, BOXES[1]]),
