@@ -88,7 +88,16 @@ def test_wheel_of_the_sdist_contains_all_files_of_the_tree(wheel, project):
         (described if rest else files).add(rest or top)
     assert files == expected
     assert described == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
-    assert {PurePath(name).suffix for name in files} == {".css", ".html", ".py", ".pyi", ".txt", ".typed", ".yaml"}
+    assert {PurePath(name).suffix for name in files} == {
+        ".css",
+        ".html",
+        ".js",
+        ".py",
+        ".pyi",
+        ".txt",
+        ".typed",
+        ".yaml",
+    }
     assert not [name for name in files if re.search(r"(^|/)(\.|tests?/|test_\w+/|tools/|conftest)", name)]
     assert wheel.stat().st_size < 2_500_000
     assert {"densevit/py.typed", "densevit_configs/detr_swin.yaml", "densevit_heads/detr/__init__.py"} <= files

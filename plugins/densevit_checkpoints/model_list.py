@@ -91,7 +91,7 @@ def list_models(task: str | None = None, pretrained: bool | None = None) -> Mode
 
     Example:
         >>> densevit.list_models("panoptic", pretrained=True)[0].name
-        'hf:facebook/detr-resnet-50-panoptic'
+        'hf:tue-mps/coco_panoptic_pmt_small_640_dinov3'
     """
     listed = {  # from variants to their layout, whose row stays if both have the model
         name: _row(name, model, layout)

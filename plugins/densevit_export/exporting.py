@@ -80,8 +80,10 @@ def export(
     main_metrics: Mapping[str, bool] | None = None,
     canvas: Size | None = None,
 ) -> Exported:
-    """Writes NAME.onnx, NAME.pt2, NAME.tflite or NAME.pte, which maps images (B, C, H, W) to boxes and maps in their
-    pixels; or a folder with a page that runs such an ONNX file in a browser, with `resize` and `postprocess`.
+    """Writes NAME.onnx, NAME.pt2, NAME.tflite or NAME.pte, or a folder with a page for browsers.
+
+    A file maps images (B, C, H, W) to boxes and maps in their pixels. The page runs such an ONNX file in a browser,
+    with `resize` and `postprocess`.
 
     Images have the model's channels and type, uint8 RGB by default; pixels without data are NaN. The file contains
     normalisation, padding and decoding; batch, height and width vary unless the backbone has a fixed size. Its layers

@@ -97,6 +97,7 @@ DOORS = {
     "densevit check": of_check,
     "config backbone": lambda name: configs.load({**VALUES, "backbone": name}),
     "config method.teacher, feature_distillation": of_teacher,
+    "config method.teacher, semantic_injection": of_teacher,
 }
 
 

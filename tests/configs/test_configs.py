@@ -68,7 +68,10 @@ def test_own_data_is_augmented() -> None:
         assert config.data.transforms.name == "default", section
 
 
-DOWNLOADED = ("detr_panoptic_r50", "dfine_l", "dfine_x", "rtdetr_r50", "rtdetrv2_r50")  # no source names their weights
+DOWNLOADED = (  # no source names their weights
+    *("coco/detr_panoptic_r50", "coco/dfine_l", "coco/dfine_x", "coco/rtdetr_r50", "coco/rtdetrv2_r50"),
+    *("coco/pmt_large_panoptic", "coco/pmt_large_instance", "ade20k/pmt_large", "camvid_naf"),
+)
 
 
 @pytest.mark.integration
@@ -80,10 +83,10 @@ def test_recipes_with_frozen_layers_name_their_weights(recipes: dict[str, config
             check_frozen(config)
         except ConfigError as error:
             assert "backbone.weights=random" in str(error)
-            without.add(name.split("/")[1].split()[0])
+            without.add(name.split()[0].removeprefix("configs/"))
     assert without == set(DOWNLOADED)
     for name in DOWNLOADED:
-        assert re.search(r"[ .]weights=|FILE", Path(f"configs/coco/{name}.yaml").read_text()), name
+        assert re.search(r"[ .]weights=|FILE", Path(f"configs/{name}.yaml").read_text()), name
 
 
 def test_several_devices_keep_the_images_of_a_step(

@@ -59,8 +59,9 @@ def convert_dataset(
     origin: Literal[0, 1] | None = None,
     channels: Channels | None = None,
 ) -> Annotated:
-    """Converts a data set to COCO's format, for `data.root`, Datumaro and CVAT: out/annotations/instances_SPLIT.json,
-    with the images in out/images/SPLIT.
+    """Converts a data set to COCO's format, for `data.root`, Datumaro and CVAT.
+
+    Writes out/annotations/instances_SPLIT.json, and the images to out/images/SPLIT.
 
     format: a key of `READERS`, such as "yolo". out: a new folder, which appears when it is complete. Images are hard
     links to the source's files, or copies on another file system. splits: shares of new splits of all images, such as
