@@ -14,8 +14,10 @@ _FILES = ("config.yaml", "metrics.json", "report.html", "model.safetensors")
 
 
 def log_run_folder(loggers: Sequence[Any], folder: Path, step: int) -> None:
-    """Logs a finished run folder to each logger of MLflow, W&B and TensorBoard, also of lightning.pytorch. step: the
-    optimiser step. A failure, such as of a server that does not answer, is a warning."""
+    """Logs a finished run folder to each logger of MLflow, W&B and TensorBoard, also of lightning.pytorch.
+
+    step: the optimiser step. A failure, such as of a server that does not answer, is a warning.
+    """
     for logger in loggers:
         for name in {base.__name__ for base in type(logger).__mro__} & _FUNCTIONS.keys():
             try:
