@@ -1,7 +1,6 @@
 """How long idle threads of OpenMP spin, on machines that do other work."""
 
 import os
-import statistics
 import time
 from pathlib import Path
 
@@ -26,15 +25,19 @@ def shorten_waits_beside_other_work(load: Path = LOAD) -> None:
 
 
 def _running_elsewhere(load: Path) -> int:
-    """The number of threads that run now, apart from the caller's; 0 if the system does not tell."""
-    samples = []
-    for _ in range(_SAMPLES):
+    """The least number of threads besides the caller's that run in several samples; 0 if the system does not tell."""
+    running = 0
+    for sample in range(_SAMPLES):
+        if sample:
+            time.sleep(_SECONDS)
         try:
-            samples.append(int(load.read_text().split()[3].partition("/")[0]) - 1)
+            now = int(load.read_text().split()[3].partition("/")[0]) - 1
         except OSError:
             return 0
-        time.sleep(_SECONDS)
-    return round(statistics.median(samples))
+        running = min(running, now) if sample else now
+        if not running:
+            break  # at the first sample of an idle machine
+    return running
 
 
 def _threads() -> int:

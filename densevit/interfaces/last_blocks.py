@@ -6,7 +6,7 @@ In EoMT (Kerssies et al. 2025), queries are tokens of the last blocks of a plain
 in PMT (Cavagnero et al. 2026), and the backbone computes what it computes without the head.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -43,7 +43,7 @@ class BackboneOutput(NamedTuple):
     """
 
     features: list[Tensor]
-    last_blocks: dict[int, LastBlocks]
+    last_blocks: Mapping[int | None, LastBlocks]
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from densevit.layers.precision import autocast_off
 from densevit.losses.boxes import overlaps, to_corners
-from densevit.losses.classification import labelled_logits, matchability_aware, with_label_weights
+from densevit.losses.classification import labelled_logits, matchability_aware
 from densevit.losses.context import LossContext
 from densevit.losses.matching import Objects
 from densevit.losses.set_losses import SetLosses
@@ -35,9 +35,10 @@ def dense_detection(
         logits = labelled_logits(logits, quality_target, objects.labelled)
         label = matchability_aware(logits, quality_target) * ~padding[..., None]
         if objects.label_weights is not None:
-            image, cell = positive.nonzero(as_tuple=True)
-            index = image, cell, objects.labels[target[image, cell]]
-            label = with_label_weights(label, index, objects.label_weights[target[image, cell]])
+            weights = torch.where(positive, objects.label_weights[object_index], 1.0)
+            label = label * torch.ones_like(label).scatter(
+                2, objects.labels[object_index][..., None], weights[..., None]
+            )
         label = label.sum() / total
         if not len(objects.labels):
             zero = boxes.sum() * 0

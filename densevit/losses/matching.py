@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from densevit.errors import DensevitError
 from densevit.layers.precision import autocast_off
@@ -161,18 +162,30 @@ def matching_costs(
     """
     with autocast_off(logits.device):
         logits, boxes = logits.float(), boxes.float()
-        scores = logits.softmax(-1) if softmax else logits
-        p = scores.transpose(2, 3)[:, objects.image, objects.labels]  # (L, T, Q), only the needed columns
         if softmax:
+            p = class_probabilities(logits, objects.labels, objects.image, objects.labelled)
             cost = p.mul_(-weights.label)
         else:
-            p = p.sigmoid()
+            p = logits.transpose(2, 3)[:, objects.image, objects.labels].sigmoid()  # only the needed columns
             q = 1 - p
             cost = (0.75 * p**2 * (q + 1e-8).log() - 0.25 * q**2 * (p + 1e-8).log()).mul_(weights.label)
         truth = objects.boxes[:, None]  # (T, 1, 4)
         distance = (_candidate_boxes(boxes, objects.image) - truth).abs_().sum(-1)
         _, giou = overlaps(_candidate_boxes(to_corners(boxes), objects.image), to_corners(truth))
         return cost.add_(distance, alpha=weights.l1).sub_(giou, alpha=weights.giou)
+
+
+def class_probabilities(logits: Tensor, labels: Tensor, image: Tensor, labelled: Tensor | None) -> Tensor:
+    """The softmax of each object's class for the queries of its image, (L, T, Q), over its class, "no object" and the
+    other classes that are labelled in the image.
+
+    logits: (L, B, Q, K+1). labels, image: (T,). labelled: (B, 1, K) bool; None: all classes.
+    """
+    if labelled is None:
+        return logits.softmax(-1).transpose(2, 3)[:, image, labels]
+    x = logits.transpose(2, 3)[:, image, labels]
+    total = logits.masked_fill(~F.pad(labelled, (0, 1), value=True), -torch.inf).logsumexp(-1)[:, image]
+    return (x - torch.where(labelled[image, 0, labels][:, None], total, total.logaddexp(x))).exp()
 
 
 def _candidate_boxes(boxes: Tensor, image: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class DenseModel(InferenceModel, nn.Module):
         outputs = {}
         for name in names:
             head, padding_mask = self.heads[name], batch["padding_mask"]
-            blocks = backbone_output.last_blocks.get(head.last_blocks)  # type: ignore[arg-type]  # None has no blocks
+            blocks = backbone_output.last_blocks.get(head.last_blocks)
             inputs: Any = blocks or self.head_inputs(name, backbone_output.features, padding_mask, batch["images"])
             targets = None
             if self.training:
@@ -183,9 +183,11 @@ class DenseModel(InferenceModel, nn.Module):
                 f"heads.{head} ({self.plugin_name(head)}) takes tokens of the backbone and no feature maps. "
                 "Fix: call model(batch), or model.encode(batch, heads)."
             )
-        neck: Any = dict(self.necks.items()).get(head)
-        if neck is None or not neck.needs_images:
-            return features if neck is None else neck(features, padding_mask)
+        if head not in self.necks:
+            return features
+        neck: Any = self.necks[head]
+        if not neck.needs_images:
+            return neck(features, padding_mask)
         if images is None:
             raise PluginError(
                 f"heads.{head}.neck ({type(neck).__name__}) needs the images. Fix: model.head_inputs(head, features, "

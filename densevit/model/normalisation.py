@@ -1,9 +1,11 @@
 """Normalisation of images by a backbone's mean and standard deviation."""
 
+import torch
 from torch import Tensor
 
 from densevit.channels import Channels
 from densevit.interfaces import IMAGENET_MEAN, IMAGENET_STD
+from densevit.losses.distributed import to_device
 
 
 def normalised(
@@ -36,6 +38,7 @@ def imagenet_normalised(
     """`normalised` by ImageNet's mean and standard deviation, for channels other than RGB by their means."""
     span = range_high - range_low
     mean, std = (
-        span * span.new_tensor(channels.per_channel(values))[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        span * to_device(torch.tensor(channels.per_channel(values))[:, None, None], span.device)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
     return normalised(images, padding_mask, channels, range_low, range_high, range_low + mean, std)

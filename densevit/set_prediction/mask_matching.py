@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.losses.matching import MatchedPairs, assign
+from densevit.losses.matching import MatchedPairs, assign, class_probabilities
 from densevit.set_prediction.mask_segments import MaskSegments, chunks, random_points, sample
 from densevit.set_prediction.queries import MaskQueries
 
@@ -35,9 +35,9 @@ def match(
     pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. strict: the argument
     of `assign`. Returns pairs on the CPU, in the order of images and queries.
     """
-    probabilities = outputs.logits.float().softmax(-1).transpose(2, 3)
+    probabilities = class_probabilities(outputs.logits.float(), segments.labels, segments.image, segments.labelled)
     cost = mask_costs(outputs.embeddings, pixels, segments, scales, num_points, weights, generator)
-    cost = cost - weights.label * probabilities[:, segments.image, segments.labels]
+    cost = cost - weights.label * probabilities
     return assign(cost, segments.counts, segments.names, strict).by_query()
 
 

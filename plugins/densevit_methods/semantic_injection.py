@@ -80,9 +80,6 @@ class SemanticInjection(FeatureDistillation):
         mean = errors.sum() / context.mean(errors.new_tensor(float(len(errors))))
         return {"semantic_injection": self.weight * mean} | model.losses_of(outputs, batch["targets"], context)
 
-    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        return self.errors([model(batch)[self.head]["attended"]], batch)
-
     def distances(self, predicted: Tensor, target: Tensor) -> Tensor:
         """1 - cos (B, h, w) of features (B, C, h, w)."""
         return 1 - F.cosine_similarity(predicted, target)

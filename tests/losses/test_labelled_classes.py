@@ -8,7 +8,7 @@ import torch
 from densevit.losses import HungarianLoss, MatchingCosts
 from densevit.losses.context import LossContext
 from densevit.losses.dense_detection import dense_detection
-from densevit.losses.matching import Objects, labelled_classes
+from densevit.losses.matching import Objects, class_probabilities, labelled_classes
 from densevit.losses.set_losses import BINARY_LOSSES
 from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.denoising import ContrastiveDenoising
@@ -29,6 +29,17 @@ def test_images_without_the_key_have_all_classes():
     )
     assert objects.labelled.tolist() == [[[True, False]], [[True, True]], [[False, True]]]
     assert objects.select([0, 1]).labelled.tolist() == [[[True, False]], [[True, True]]]
+
+
+def test_probabilities_in_matching_are_over_labelled_classes_and_the_object_s():
+    """Logits 0, log 2, log 3 of two classes and "no object"; the third object's class is not labelled in its image."""
+    logits = torch.tensor([0.0, math.log(2), math.log(3)]).expand(1, 2, 1, 3)
+    labels, image = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
+    every = class_probabilities(logits, labels, image, None).flatten()
+    torch.testing.assert_close(every, torch.tensor([1 / 6, 2 / 6, 2 / 6]))
+    labelled = torch.stack([ONLY_FIRST, ONLY_SECOND])[:, None]
+    some = class_probabilities(logits, labels, image, labelled).flatten()
+    torch.testing.assert_close(some, torch.tensor([1 / 4, 2 / 5, 2 / 6]))
 
 
 @pytest.mark.parametrize("classification", NEGATIVE)

@@ -149,7 +149,7 @@ def image_losses(
     losses: dict[str, list[Predictions]] = {}
     for name in heads:
         head, padding_mask = model.heads[name], batch["padding_mask"]
-        blocks = backbone_output.last_blocks.get(head.last_blocks)  # type: ignore[arg-type]  # None has no blocks
+        blocks = backbone_output.last_blocks.get(head.last_blocks)
         inputs = [] if blocks else model.head_inputs(name, backbone_output.features, padding_mask, batch["images"])
         losses[name] = []
         for i, target in enumerate(by_class(batch["targets"], head.classes)):

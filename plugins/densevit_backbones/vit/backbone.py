@@ -188,7 +188,7 @@ class ViT(TokenEmbedding):
         grid, depth = (height, width), len(self.blocks)
         x, first = self.embed(cells)
         rotation_of_all, rotation_of_window = self._rotations(grid, first, x)
-        last: dict[int, LastBlocks] = {}
+        last: dict[int | None, LastBlocks] = {}
         norm, outputs = nn.Identity() if self.norm is None else self.norm, list[Tensor]()
         for i, block in enumerate(self.blocks):
             if depth - i in counts:
