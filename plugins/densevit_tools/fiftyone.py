@@ -51,7 +51,8 @@ def _label(result: Result) -> Any:
     if "panoptic" in result or "labels" in result:
         return fiftyone.Detections(detections=[_detection(region, result.size) for region in regions_of(result)])
     if "semantic" in result:
-        return fiftyone.Segmentation(mask=(as_array(result.semantic).astype(np.int32) + 1).astype(np.uint8))
+        indices = as_array(result.semantic).astype(np.uint16) + 1
+        return fiftyone.Segmentation(mask=indices.astype(np.uint8) if indices.max() < 256 else indices)
     if "image_class" in result:
         [region] = regions_of(result)
         return fiftyone.Classification(label=region.name, confidence=region.score)

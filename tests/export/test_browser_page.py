@@ -51,6 +51,11 @@ def predicted_in(browser: Any, folder: Path, image: Path) -> tuple[dict[str, np.
         page.goto(address)
         page.set_input_files("#file", image)
         page.wait_for_function("window.predictions || document.querySelector('#status.error')", timeout=300_000)
+        if page.is_visible("#focal"):
+            assert "focal length" in page.inner_text("#status"), "no depth without it"
+            page.fill("#focal input", "300")
+            page.dispatch_event("#focal input", "change")
+            page.wait_for_function("window.predictions", timeout=300_000)
         outputs = page.evaluate(
             "Object.entries(window.predictions ?? {}).map(([key, x]) => [key, x.dims, Array.from(x.data, Number)])"
         )
@@ -65,10 +70,11 @@ def predicted_in(browser: Any, folder: Path, image: Path) -> tuple[dict[str, np.
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["dfine", "mask2former-instance", "setr", "dpt"])
 def test_the_page_predicts_what_the_file_does(browser: Any, head: str, tmp_path: Path):
-    """On a photo that EXIF rotates, which the file resizes. No other server is asked."""
+    """On a photo that EXIF rotates, which the file resizes; depth with a focal length. No other server is asked."""
     torch.manual_seed(0)
     classes = None if head == "dpt" else [*NAMES]
-    model = without_zeros(densevit.create_model(FOUR_MAPS, {"x": HEADS[head]}, classes))
+    camera = {"camera": "canonical", "output": "softplus"} if head == "dpt" else {}
+    model = without_zeros(densevit.create_model(FOUR_MAPS, {"x": HEADS[head] | camera}, classes))
     exported = densevit.export(model.with_resize(DefaultTransforms(96)), tmp_path / "web", threshold={})
     photo = Image.fromarray(example_images((150, 211), 1, 5)[0].transpose(1, 2, 0))
     exif = photo.getexif()
@@ -76,7 +82,9 @@ def test_the_page_predicts_what_the_file_does(browser: Any, head: str, tmp_path:
     photo.save(tmp_path / "photo.jpg", exif=exif, quality=95, subsampling=0)
     outputs, text = predicted_in(browser, exported.path, tmp_path / "photo.jpg")
     assert "ms on WASM, 150 x 211 pixels" in text
-    expected = densevit.load(exported.path / "model.onnx", trust=True).predict(tmp_path / "photo.jpg", 0)
+    expected = densevit.load(exported.path / "model.onnx", trust=True).predict(
+        tmp_path / "photo.jpg", 0, focal=300 if camera else None
+    )
     assert outputs.keys() == expected.keys()
     for name, values in expected.items():
         assert outputs[name].shape == values.shape and values.numel() > 0

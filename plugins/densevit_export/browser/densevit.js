@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const image = new OffscreenCanvas(1, 1); // upright, as the model sees it
 const pen = image.getContext("2d", { alpha: false, willReadFrequently: true });
 const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
-let session, outputs, milliseconds, camera;
+let session, outputs, milliseconds, camera, scale = 1;
 
 const header = await (await fetch("model.json")).json();
 const heads = Object.entries(header.heads).map(([name, { classes }]) => {
@@ -32,7 +32,7 @@ function say(text, isError = false) {
 
 /** Keeps an upright image, of at most `MAX_PIXELS`. source: an ImageBitmap or a video. */
 function keep(source, width, height) {
-  const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
+  scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
   [image.width, image.height] = [width, height].map((side) => Math.max(1, Math.round(scale * side)));
   pen.imageSmoothingQuality = "high";
   pen.drawImage(source, 0, 0, image.width, image.height);
@@ -51,7 +51,7 @@ function inputs() {
     images: new ort.Tensor("uint8", planes, [1, 3, height, width]),
     thresholds: new ort.Tensor("float32", Float32Array.from(sliders, (slider) => slider.value), [sliders.length]),
     original_size: new ort.Tensor("int64", [height, width], [2]),
-    focal: new ort.Tensor("float32", [byId("focal").control.valueAsNumber || Math.max(height, width)], [1]),
+    focal: new ort.Tensor("float32", [scale * byId("focal").control.valueAsNumber], [1]),
   };
   return Object.fromEntries(session.inputNames.map((name) => [name, values[name]]));
 }
@@ -61,6 +61,9 @@ let running = false, waiting = false;
 async function update() {
   waiting = true;
   if (running || !session || image.width * image.height <= 1) return;
+  if (session.inputNames.includes("focal") && !(byId("focal").control.valueAsNumber > 0)) {
+    return say("Type the camera's focal length in pixels of the image: metres depend on it.", true);
+  }
   running = true;
   try {
     while (waiting && session) {
