@@ -39,3 +39,16 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():  # not with fake tensors
         x = x.pin_memory()
     return x.to(device, non_blocking=device.type != "mps")  # on MPS such copies are not ordered
+
+
+def with_source(copy: Tensor, source: Tensor) -> Tensor:
+    """The copy on a device of a CPU tensor, from which `source_of` returns that tensor."""
+    if copy is not source:
+        copy.source = source  # type: ignore[attr-defined]
+    return copy
+
+
+def source_of(x: Tensor) -> Tensor:
+    """The CPU tensor that a batch's tensor was copied from, whose values are read without synchronisation; without one,
+    the tensor."""
+    return getattr(x, "source", x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Targets
-from densevit.losses.distributed import to_device
+from densevit.losses.distributed import source_of, to_device
 from densevit.losses.matching import label_weights, labelled_classes
 
 OVERSAMPLING = 3.0
@@ -57,7 +57,7 @@ class MaskSegments(NamedTuple):
     def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "MaskSegments":
         """The segments of labelled images. Crowds (`panoptic_crowds`), void and ignored pixels are unlabelled.
 
-        The ids of maps are copied from the device once.
+        The ids of maps are read from their sources (`source_of`), or copied from the device once.
         """
         limit, coded = None, task == "instance"
         if coded:
@@ -67,7 +67,8 @@ class MaskSegments(NamedTuple):
             ids = torch.ones_like(labels)
         else:
             maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
-            present, has_void = _ids_and_void(maps, task, num_classes)
+            sources = [_without_crowds(source_of(target[task]), target, task) for target in targets]
+            present, has_void = _ids_and_void(sources, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
             counts = [len(row) for row in present]
             ids = to_device(torch.tensor([x for row in present for x in row], dtype=torch.long), device)
@@ -133,7 +134,7 @@ def segment_counts(targets: Sequence[Targets], task: Task, num_classes: int) -> 
 
 
 def segment_ids(maps: Sequence[Tensor], targets: Sequence[Targets], task: Task, num_classes: int) -> list[list[int]]:
-    """The ids of the segments of each map, panoptic or semantic, in order. One transfer to the CPU.
+    """The ids of the segments of each map, panoptic or semantic, in order. One transfer of maps on a device to the CPU.
 
     Void, ignored pixels, classes of `num_classes` and above, and the targets' `panoptic_crowds` are no segments.
     """
@@ -150,7 +151,8 @@ def _without_crowds(ids: Tensor, target: Targets, task: Task) -> Tensor:
 
 
 def _ids_and_void(maps: Sequence[Tensor], task: Task, num_classes: int) -> tuple[list[list[int]], bool]:
-    """The ids of the segments of each map, in order, and whether a map has other pixels. One transfer to the CPU."""
+    """The ids of the segments of each map, in order, and whether a map has other pixels. One transfer of maps
+    on a device to the CPU."""
     if not maps:
         return [], False
     present = torch.stack([_present(x, _limit(task, num_classes)) for x in maps]).cpu()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from densevit.errors import ConfigError, counted
 from densevit.interfaces import Batch, LossContext, Losses, Method, Sample, Targets
+from densevit.losses.distributed import to_device
 from densevit_methods.colours import strong_colours
 from densevit_methods.moving_average import MovingAverage
 from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, without_labels
@@ -138,5 +139,5 @@ def _selected(batch: Batch, indices: list[int]) -> Batch:
     unselected = [i for i in range(len(batch["targets"])) if i not in indices]
     added = unselected[: max(0, 2 - len(indices))]
     targets = [batch["targets"][i] for i in indices] + [without_labels(batch["targets"][i]) for i in added]
-    rows = indices + added
+    rows = to_device(torch.tensor(indices + added), batch["images"].device)
     return {"images": batch["images"][rows], "padding_mask": batch["padding_mask"][rows], "targets": targets}

@@ -9,7 +9,8 @@ from torch import Tensor
 from densevit.config import Source
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, Head, LossContext, Losses, Targets
-from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets
+from densevit.losses.distributed import to_device
+from densevit_methods.pseudo_targets import check_head, missing_labels, predicted_targets, selected
 from densevit_methods.shares import check_shares
 from densevit_methods.teachers import class_rows, load_teacher, teacher_head
 from densevit_methods.unlabelled import Unlabelled
@@ -63,12 +64,12 @@ class OutputDistillation(Unlabelled):
         """Returns each head's targets of a batch, with its teacher's predictions where an image lacks its labels."""
         predicted = predicted_targets(self.teacher, batch, self.score_thresholds, self.pixel_threshold)
         missing = [missing_labels(model.heads, target) for target in batch["targets"]]
+        converted = {
+            name: _with_classes(predicted[other], self.class_tables[name]) for name, other in self.teacher_heads.items()
+        }
         return {
-            name: [
-                target | _with_classes(predicted[other][i], self.class_tables[name]) if name in missing[i] else target
-                for i, target in enumerate(batch["targets"])
-            ]
-            for name, other in self.teacher_heads.items()
+            name: [target | targets[i] if name in missing[i] else target for i, target in enumerate(batch["targets"])]
+            for name, targets in converted.items()
         }
 
 
@@ -79,16 +80,17 @@ def _class_table(rows: Tensor, count: int) -> Tensor:
     return table
 
 
-def _with_classes(target: Targets, table: Tensor) -> Targets:
-    """A target of the teacher in the classes of the student."""
-    if "labels" in target:
-        labels = table.to(target["labels"].device)[target["labels"]]
-        keep = labels >= 0
-        return {"boxes": target["boxes"][keep], "labels": labels[keep]}
-    if "semantic" in target:
-        classes = table.to(target["semantic"].device)[target["semantic"].long()]
-        return {"semantic": classes.masked_fill(classes < 0, IGNORE).to(target["semantic"].dtype)}
-    return target
+def _with_classes(targets: list[Targets], table: Tensor) -> list[Targets]:
+    """The teacher's targets of images in the classes of the student."""
+    if "labels" in targets[0]:
+        table = to_device(table, targets[0]["labels"].device)
+        labelled = [{**target, "labels": table[target["labels"]]} for target in targets]
+        return selected(labelled, [target["labels"] >= 0 for target in labelled])
+    if "semantic" in targets[0]:
+        table = to_device(table, targets[0]["semantic"].device)
+        maps = [(target["semantic"].dtype, table[target["semantic"].long()]) for target in targets]
+        return [{"semantic": x.masked_fill(x < 0, IGNORE).to(dtype)} for dtype, x in maps]
+    return targets
 
 
 def _check_depth(name: str, head: Head, teacher: Head) -> None:

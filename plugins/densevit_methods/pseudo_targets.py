@@ -1,6 +1,6 @@
 """Targets from the predictions of a teacher, on the grid of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, DenseHead, Head, Predictions, Targets
 from densevit.losses.depth import valid_pixels
+from densevit.losses.distributed import source_of, to_device
 
 _KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
 
@@ -33,27 +34,42 @@ def predicted_targets(
             maps = head.maps(outputs[name], tuple(batch["images"].shape[2:]))
             probabilities = list(maps.softmax(1).amax(1))  # (H, W) each
         camera = {} if head.canonical_focal is None else {"focal": head.canonical_focal}  # of predicted depth
+        if "boxes" in head.required_targets:
+            sizes = [grid["size"] for grid in grids]
+            head_targets[name] = _objects(predictions[name], sizes, score_thresholds.get(name, 0.0))
+            continue
         head_targets[name] = [
-            _targets(prediction, grid["size"], score_thresholds.get(name, 0.0), probability, pixel_threshold) | camera
+            _maps(prediction, grid["size"], probability, pixel_threshold) | camera
             for prediction, grid, probability in zip(predictions[name], grids, probabilities, strict=True)
         ]
     return head_targets
 
 
-def _targets(
-    prediction: Predictions,
-    size: tuple[int, int],
-    score_threshold: float,
-    probability: Tensor | None,
-    pixel_threshold: float,
+def _objects(
+    predictions: Sequence[Predictions], sizes: Sequence[tuple[int, int]], score_threshold: float
+) -> list[Targets]:
+    """The objects of images from predictions on their grids, (h, w) each. One transfer to the CPU."""
+    targets, keep = [], []
+    for prediction, (height, width) in zip(predictions, sizes, strict=True):
+        boxes = prediction["boxes"].float().clamp(min=0)
+        boxes = boxes.minimum(to_device(boxes.new_tensor([width, height, width, height], device="cpu"), boxes.device))
+        targets.append({"boxes": boxes, "labels": prediction["labels"]})
+        keep.append((prediction["scores"] >= score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+    return selected(targets, keep)
+
+
+def selected(targets: Sequence[Targets], keep: Sequence[Tensor]) -> list[Targets]:
+    """The objects of images for which `keep`, (N,) bool each, is true. One transfer to the CPU."""
+    counts = [len(x) for x in keep]
+    rows = [to_device(x.nonzero()[:, 0], keep[0].device) for x in torch.cat([*keep]).cpu().split(counts)]
+    return [{key: x[index] for key, x in target.items()} for target, index in zip(targets, rows, strict=True)]
+
+
+def _maps(
+    prediction: Predictions, size: tuple[int, int], probability: Tensor | None, pixel_threshold: float
 ) -> Targets:
-    """The targets of one image from a prediction on its grid. probability: (H, W) of each pixel's class."""
+    """The targets of one image from a map on its grid. probability: (H, W) of each pixel's class."""
     height, width = size
-    if "boxes" in prediction:
-        limits = prediction["boxes"].new_tensor([width, height, width, height])
-        boxes = prediction["boxes"].float().clamp(min=0).minimum(limits)
-        keep = (prediction["scores"] >= score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-        return {"boxes": boxes[keep], "labels": prediction["labels"][keep]}
     if probability is not None:
         sure = probability[:height, :width] >= pixel_threshold
         return {"semantic": prediction["semantic"].masked_fill(~sure, IGNORE)}
@@ -84,9 +100,9 @@ def missing_labels(heads: Mapping[str, Head], target: Targets) -> list[str]:
 
 def _has_label(target: Targets, key: str) -> bool:
     if key == "semantic" and key in target:
-        return bool((target[key] != IGNORE).any())
+        return bool((source_of(target[key]) != IGNORE).any())
     if key == "depth" and key in target:
-        return bool(valid_pixels(target[key])[0].any())
+        return bool(valid_pixels(source_of(target[key]))[0].any())
     return key in target
 
 

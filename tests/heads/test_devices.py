@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from densevit import registry
 from densevit.interfaces import Head, Losses
 from densevit.losses.context import LossContext
+from densevit.losses.distributed import with_source
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -27,16 +28,13 @@ NAMES = [name for name, case in CASES.items() if case.head not in TORCHVISION]
 NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perceiver_io", "segformer", "segmenter",
                "setr", "upernet", "dpt_segmentation", "gtr_semantic"}  # fmt: skip
 OF_PROPOSALS = ("deformable_detr, two-stage",)  # of all cells, which are matched by themselves
-OF_PAIRS = {"gtr_instance"}  # of denoising queries, whose masks are compared with segments in the order of images
-OF_SEGMENT_IDS = {"detr_panoptic", "box_query_detr_panoptic", "mask2former", "mask2former_semantic", "eomt",
-                  "eomt_semantic", "pmt", "pmt_semantic", "kmax_deeplab", "max_deeplab"}  # fmt: skip  # in maps of ids
 BOXES_ON_THE_CPU = ("box_query_detr, all extensions", "dfine", "mask2former_instance")
 Move = Callable[[Tensor], Tensor]
 
 
 def copies(name: str) -> int:
     head = CASES[name].head
-    return (head not in NO_MATCHING) + (name in OF_PROPOSALS) + (head in OF_SEGMENT_IDS | OF_PAIRS)
+    return (head not in NO_MATCHING) + (name in OF_PROPOSALS)
 
 
 def built(name: str) -> tuple[HeadFixture, Head]:
@@ -68,7 +66,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(nam
         expected, moving = training_step(copy.deepcopy(head), batch), copy.deepcopy(head)
         with Accelerator(torch.float64) as accelerator:
             moved(moving)
-            given = there(batch, lambda x: x.to(DEVICE))
+            given = there(batch, lambda x: with_source(x.to(DEVICE), x))
             if batch is labelled:
                 given = given._replace(targets=batch.targets)
             accelerator.waits.clear()
@@ -80,12 +78,23 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(nam
             torch.testing.assert_close(host(losses[key]).detach(), value.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["detr_panoptic", "mask2former_semantic", "max_deeplab"])
+def test_ids_of_maps_that_are_only_on_the_device_are_copied_once_for_all_images(name: str) -> None:
+    fixture, head = built(name)
+    with Accelerator() as accelerator:
+        moved(head)
+        given = there(fixture.batch(labelled=(True, False, True)), lambda x: x.to(DEVICE))
+        accelerator.waits.clear()
+        training_step(head, given)
+        assert dict(accelerator.waits) == {"to the CPU": copies(name) + 1}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_gpu_a_step_synchronises_only_for_matching(name: str, recwarn: pytest.WarningsRecorder) -> None:
     fixture, head = built(name)
-    batch: Any = there(fixture.batch(labelled=(True, False, True)), Tensor.cuda)
+    batch: Any = there(fixture.batch(labelled=(True, False, True)), lambda x: with_source(x.cuda(), x))
     head.cuda()
     for step in range(2):  # the first one chooses kernels
         torch.cuda.set_sync_debug_mode("warn" if step else "default")

@@ -96,9 +96,9 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
         *_, last, _ = matched.unbind(1)  # the last column: of the first layer's boxes before refinement
         terms = {"mask": last[0], "dice": last[1], "auxiliary": losses["auxiliary"] + matched.sum() - last[0] - last[1]}
         if self.denoising is not None and P:
-            image, query, target = torch.stack([noised.image[:P], noised.query[:P], noised.target]).cpu()
+            image, target = _denoised(outputs["objects"].counts, P)
             [count] = context.mean_counts(denoising=torch.full((), float(P), device=device))
-            query, target = (x.expand(matched.shape[1], -1) for x in (query, target))
+            query, target = (x.expand(matched.shape[1], -1) for x in (noised.query[:P], target))
             terms["denoising"] = losses["denoising"] + weighted(image, query, target, count).sum()
         return terms
 
@@ -114,6 +114,16 @@ def _labelled_masks(outputs: Outputs, targets: list[Targets], images: list[int])
     return torch.cat([grouped, grouped[:1]]), every
 
 
+def _denoised(counts: list[int], P: int) -> tuple[Tensor, Tensor]:
+    """The image and the object of P denoising queries, (P,) each, on the CPU: each group has one of each object.
+
+    counts: objects per image.
+    """
+    image = torch.repeat_interleave(torch.tensor(counts))
+    groups = P // len(image)
+    return image.repeat(groups), torch.arange(len(image)).repeat(groups)
+
+
 @dataclass
 class _Numbering:
     """Both ways to number images and queries. B: the number of images. images: those with labels. rows: D + Q."""
@@ -125,11 +135,11 @@ class _Numbering:
     def renumbered(self, image: Tensor, query: Tensor, target: Tensor, T: int) -> MatchedPairs:
         """Renumbers pairs of D-FINE's criterion. image: (M,), of G * B. query, target: (1 + L, M), of D + Q and G * T.
 
-        Returns pairs in the order of images, on the CPU.
+        All are on the CPU, and `query` may be on a device. Returns pairs in the order of images.
         """
         group, image = image // self.B, image % self.B
         position = torch.full((self.B,), -1)
         position[self.images] = torch.arange(len(self.images))
         order = image.argsort(stable=True)
-        query = (query + group * self.rows)[:, order]
+        query = (query + to_device(group * self.rows, query.device))[:, to_device(order, query.device)]
         return MatchedPairs(position[image][order], query, (target % T)[:, order])

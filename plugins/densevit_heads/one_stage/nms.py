@@ -6,6 +6,7 @@ from torch import Tensor
 from densevit.interfaces import Outputs, Predictions, Targets
 from densevit.layers.nms import class_nms
 from densevit.losses.boxes import clipped_corners
+from densevit.losses.distributed import to_device
 from densevit.set_prediction.predictions import class_scores, image_sides
 
 CANDIDATES = 1000  # (cell, class) pairs of an image that enter NMS, as in RetinaNet
@@ -37,7 +38,7 @@ def suppressed(boxes: Tensor, scores: Tensor, targets: list[Targets], nms: float
     mask = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, kept, True).view_as(scores)
     mask &= scores > 0  # not in padding
     predictions = []
-    for i in range(B):
-        rows = mask[i].nonzero()[:count, 0]
+    for i, kept in enumerate(mask.cpu()):  # one transfer
+        rows = to_device(kept.nonzero()[:count, 0], boxes.device)
         predictions.append({"boxes": boxes[i, rows], "scores": scores[i, rows], "labels": labels[i, rows]})
     return predictions

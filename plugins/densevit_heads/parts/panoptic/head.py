@@ -18,13 +18,14 @@ from densevit.losses.distributed import to_device
 from densevit.losses.matching import Objects
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.limits import check_weights
+from densevit.set_prediction.mask_segments import segment_counts
 from densevit.set_prediction.memory import Memory
 from densevit.set_prediction.predictions import class_scores, relative_boxes
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.panoptic.losses import mask_losses
 from densevit_heads.parts.panoptic.mask_head import AttentionMaps, MaskHead
 from densevit_heads.parts.panoptic.merging import instances, panoptic_map
-from densevit_heads.parts.panoptic.segments import PanopticSegments, segment_counts
+from densevit_heads.parts.panoptic.segments import PanopticSegments
 
 
 class PanopticMaskHead(SetPredictionHead):
@@ -98,7 +99,8 @@ class PanopticMaskHead(SetPredictionHead):
         return {**outputs, "objects": objects, "segments": segments, "pairs": pairs, "matched_masks": masks}
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
-        return self.criterion.loss_counts(segment_counts(targets))
+        labelled = [target for target in targets if "panoptic" in target]
+        return self.criterion.loss_counts(segment_counts(labelled, "panoptic", len(self.classes)))
 
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """`mask` and `dice` of the last layer, and unless `freeze_detector` the losses of the detector."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Targets
-from densevit.losses.distributed import to_device
+from densevit.losses.distributed import source_of, to_device
+from densevit.set_prediction.mask_segments import segment_ids
 
 _PADDING = VOID - 1
 
@@ -30,46 +31,36 @@ class PanopticSegments(NamedTuple):
         """size: (H, W) of the padded batch.
 
         Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, like void. An image without
-        segments is unlabelled. If an image is labelled, the present ids are copied to the CPU, once for the batch.
+        segments is unlabelled. Ids are read from the sources of maps (`source_of`), or copied from the device once.
         """
         bare: list[Targets] = [
             {key: t[key] for key in ("image_id", "size", "original_size", "labelled") if key in t} for t in targets
         ]
-        if not any("panoptic" in target for target in targets):
+        labelled = [target for target in targets if "panoptic" in target]
+        if not labelled:
             owner = torch.full((len(targets), *size), -1, dtype=torch.int32, device=device)
             return cls(bare, owner, owner < 0)
         ids = _padded(targets, size, device)  # (B, H, W)
         B, ids_per_image = len(targets), num_classes * LABEL_DIVISOR
         first = torch.arange(B, device=device)[:, None, None] * ids_per_image
         key = torch.where(ids >= 0, ids + first, B * ids_per_image)
-        present = torch.zeros(B * ids_per_image + 1, dtype=torch.bool, device=device)
-        on_cpu = present.index_fill_(0, key.flatten(), True).cpu()[:-1].view(B, ids_per_image)
-        for row, target in zip(on_cpu, targets, strict=True):
-            for crowd in target.get("panoptic_crowds", ()):
-                row[int(crowd)] = False
-        segments = on_cpu.nonzero()  # (T, 2)
+        sources = [source_of(target["panoptic"]) for target in labelled]
+        rows = iter(segment_ids(sources, labelled, "panoptic", num_classes))
+        present = [next(rows) if "panoptic" in target else [] for target in targets]
+        counts = [len(row) for row in present]
+        segments = torch.tensor([x for row in present for x in row], dtype=torch.long)  # (T,) ids
+        image = torch.repeat_interleave(torch.tensor(counts))
         lookup = torch.full((B * ids_per_image + 1,), -1, dtype=torch.int32)
-        lookup[segments[:, 0] * ids_per_image + segments[:, 1]] = torch.arange(len(segments), dtype=torch.int32)
+        lookup[image * ids_per_image + segments] = torch.arange(len(segments), dtype=torch.int32)
         owner = to_device(lookup, device)[key]
-        labels = to_device(segments[:, 1] // LABEL_DIVISOR, device)
-        counts = on_cpu.sum(1).tolist()
+        labels = to_device(segments // LABEL_DIVISOR, device)
         each = zip(bare, _boxes(owner, len(segments)).split(counts), labels.split(counts), strict=True)
-        labelled: list[Targets] = [{**b, "boxes": boxes, "labels": y} if len(y) else b for b, boxes, y in each]
-        return cls(labelled, owner, (owner >= 0) | (ids == _PADDING))
+        learned: list[Targets] = [{**b, "boxes": boxes, "labels": y} if len(y) else b for b, boxes, y in each]
+        return cls(learned, owner, (owner >= 0) | (ids == _PADDING))
 
     def masks(self, image: Tensor, segment: Tensor) -> Tensor:
         """The masks of P segments, (P, H, W) bool. image, segment: (P,)."""
         return self.owner.index_select(0, image) == segment[:, None, None]
-
-
-def segment_counts(targets: list[Targets]) -> list[int]:
-    """The number of segments of each image with segments, from its map on the CPU."""
-    counts = []
-    for target in targets:
-        if "panoptic" in target:
-            ids, crowds = target["panoptic"].unique(), torch.tensor([int(x) for x in target.get("panoptic_crowds", ())])
-            counts.append(int(((ids >= 0) & ~torch.isin(ids, crowds)).sum()))
-    return [count for count in counts if count]
 
 
 def _padded(targets: list[Targets], size: tuple[int, int], device: torch.device) -> Tensor:
