@@ -12,7 +12,7 @@ import densevit
 
 
 def main(root: str, image: str, *overrides: str) -> densevit.Run:
-    run = densevit.fit("start/detector", overrides=["data=folder", f"data.root={root}", *overrides])
+    run = densevit.fit("start/detector", overrides=[f"data={root}", *overrides])
     print(run.path, run.metrics)
     result = run.model.predict(image)
     print(image, list(zip(result.names, result.scores.tolist(), strict=True)))

@@ -10,7 +10,7 @@ from densevit.errors import ConfigError
 
 EXAMPLES = """examples:
   densevit train detr_swin
-  densevit train start/detector backbone=efficientnet_lite0 data=folder data.root=~/my_folder
+  densevit train start/detector backbone=efficientnet_lite0 data=~/my_folder
   densevit train detr_swin optim.lr=5e-4 trainer.max_images=50000 --run-dir runs/mine
   densevit train --resume runs/mine
 """

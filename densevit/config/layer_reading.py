@@ -65,14 +65,15 @@ def _over_base(values: dict[str, Any], source: str, above: tuple[Path, ...] = ()
     for key in reversed(section):
         values = {key: values}
     layer = layer_of(values, source)
-    fill_sections(layer, above, section)
     if base is None:
+        fill_sections(layer, above, section)
         return layer
     if not isinstance(base, str | Path):
         raise ConfigError(f"{source}: base must be one file or a shipped config's name, not {base!r}.")
     folder = above[-1].parent if above else None
-    merged = layer.over(read(find_file(str(base), f"{source}: base", folder), above, section), Config)
-    return replace(merged, source=source)
+    lower = read(find_file(str(base), f"{source}: base", folder), above, section)
+    fill_sections(layer, above, section, lower.values)
+    return replace(layer.over(lower, Config), source=source)
 
 
 def with_overrides(layer: ConfigLayer, overrides: Overrides) -> ConfigLayer:
@@ -94,7 +95,7 @@ def with_overrides(layer: ConfigLayer, overrides: Overrides) -> ConfigLayer:
         shown = f"{source}: {override if isinstance(override, str) else name}"
         _set(files if _is_section(path) and isinstance(value, str) else values, path, value, shown)
     for upper in (layer_of(files, source), layer_of(values, source)):
-        fill_sections(upper)
+        fill_sections(upper, lower=layer.values)
         layer = upper.over(layer, Config)
     return layer
 
@@ -117,12 +118,21 @@ def _is_section(path: Key) -> bool:
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
 
 
-def fill_sections(layer: ConfigLayer, above: tuple[Path, ...] = (), read_section: Key = ()) -> None:
+def fill_sections(
+    layer: ConfigLayer, above: tuple[Path, ...] = (), read_section: Key = (), lower: Mapping[str, Any] | None = None
+) -> None:
     """Replaces each section that is a file name by the file's content, except the section that is being read; and a
-    backbone's name of published weights by its section."""
+    backbone's name of published weights by its section.
+
+    lower: the values below the layer. If their `data.root` is ".", as in recipes for the user's images, a data set's
+    folder as `data` is only the root; otherwise the section `data/folder` with this root.
+    """
     names = {path: at(layer.values, path) for path in keys(layer.values) if _is_section(path) and path != read_section}
     for path, name in ((path, name) for path, name in names.items() if isinstance(name, str)):
         root = _data_root(name) if path == ("data",) else None
+        if root is not None and at(lower, (*path, "root")) == ".":
+            layer.values = with_value(layer.values, path, {"root": root})
+            continue
         try:
             file = find_file(name if root is None else "folder", layer.source, section=".".join(path))
         except ConfigError as no_file:

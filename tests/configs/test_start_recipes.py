@@ -45,12 +45,12 @@ def data(objects: Path, segments: Path, labelled: Path, measured: Path, photos: 
     """The overrides that name the data, as the first lines of each recipe say."""
     together = ["data.images={split}/*.jpg", "data.labels={split}/*.png"]
     return {
-        "classifier": [f"data.root={photos}"],
-        "detector": ["data=folder", f"data.root={objects}"],
-        "instances": ["data=folder_masks", f"data.root={objects}"],
-        "panoptic": [f"data.root={segments}"],
-        "semantic": ["data=label_maps", f"data.root={labelled}", "data.classes=[road, tree, car]"],
-        "depth": ["data=depth", f"data.root={measured}", "data.scale=0.001", *together],
+        "classifier": [f"data={photos}"],
+        "detector": [f"data={objects}"],
+        "instances": [f"data={objects}"],
+        "panoptic": [f"data={segments}"],
+        "semantic": [f"data={labelled}", "data.classes=[road, tree, car]"],
+        "depth": [f"data={measured}", "data.scale=0.001", *together],
     }
 
 
@@ -84,7 +84,7 @@ def test_recipe_trains_from_the_file_that_the_page_names(recipe, layout, objects
     densevit.save(densevit.create_model(f"start/{recipe}", classes=names, pretrained=False), "random.safetensors")
     write_in_layout(Path("random.safetensors"), layout, Path(file))
     with without_report():
-        assert main([*command.split(), "data=folder", f"data.root={objects}", *SMALL]) == 0
+        assert main([*command.split(), f"data={objects}", *SMALL]) == 0
     printed = capsys.readouterr().out
     assert f"Read as {layout}." in printed
     stated = re.findall("`([0-9a-f]{32})`", described)

@@ -103,7 +103,7 @@ class Resolver:
             check_overrides(overrides)
 
     def _load(self, recipe: str, overrides: Sequence[str]) -> None:
-        parts = [part for word in overrides for part in of_folder(word)]
+        parts = [part for word in overrides for part in of_folder(word, recipe)]
         for word in parts:
             if without_placeholder(word) != word:
                 known_keys.check(without_placeholder(word))
@@ -176,7 +176,9 @@ def without_placeholder(override: str) -> str:
     return key if is_placeholder or is_own else override
 
 
-def of_folder(override: str) -> list[str]:
-    """`data=~/FOLDER` and `data=~/FOLDER/data.yaml`, which are short for `data=folder data.root=~/FOLDER`."""
+def of_folder(override: str, recipe: str = "") -> list[str]:
+    """`data=~/FOLDER` and `data=~/FOLDER/data.yaml`, which are short for `data.root=~/FOLDER` in recipes for the user's
+    images, and for `data=folder data.root=~/FOLDER` in others."""
     key, _, value = override.partition("=")
-    return ["data=folder", f"data.root={value}"] if key == "data" and value.startswith("~/") else [override]
+    section = [] if recipe.startswith(("start/", "classifier")) else ["data=folder"]
+    return [*section, f"data.root={value}"] if key == "data" and value.startswith("~/") else [override]

@@ -62,6 +62,15 @@ def test_commands_keys_and_paths_exist(name: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_start_recipes_take_data_in_one_form() -> None:
+    """`data=FOLDER`, on users' pages and in the recipes' first lines."""
+    users = [path for path in pages(PROJECT) if "development" not in path.parts]
+    texts = [path.read_text().replace("\\\n", "") for path in (*users, *PROJECT.glob("configs/start/*.yaml"))]
+    commands = [command for text in texts for command in re.findall(r"densevit train start/[^`\n]+", text)]
+    assert len(commands) > 40
+    assert not [one for one in commands if re.search(r" data(\.root=|=(folder|label_maps|depth)\b)", one)]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

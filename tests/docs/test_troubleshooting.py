@@ -21,14 +21,6 @@ def write_image(path: Path) -> None:
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
 
 
-def write_binary_map(path: Path) -> None:
-    """A map of 0, with 255 in its first quarter."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.zeros((60, 80), np.uint8)
-    values[:15] = 255
-    Image.fromarray(values).save(path)
-
-
 def write_coco(root: Path, width: int) -> None:
     """Three images with one box each, in both splits. width: of the boxes."""
     for split in ("train", "val"):
@@ -48,9 +40,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders and files of the page."""
     root = tmp_path_factory.mktemp("world")
     write_coco(root / "other_boxes", width=-3)
-    for split in ("train", "val"):
-        write_image(root / "binary" / "images" / split / "a.jpg")
-        write_binary_map(root / "binary" / "labels" / split / "a.png")
     return root
 
 

@@ -49,12 +49,20 @@ def models() -> str:
     from densevit_checkpoints.model_list import BACKBONE, list_models  # late: it imports torch
 
     parts = []
-    for task, rows in groupby((row for row in list_models() if row.task != BACKBONE), key=lambda row: row.task):
-        parts.append(f"### {task.capitalize()}\n\n|model|parameters|scores|recipe|\n|---|---|---|---|")
+    for task, group in groupby((row for row in list_models() if row.task != BACKBONE), key=lambda row: row.task):
+        rows = [*group]
+        benchmarks = [*dict.fromkeys(benchmark for row in rows for benchmark in row.scores)]
+        heads = ["model", "M parameters", *benchmarks, "recipe"]
+        parts.append(f"### {task.capitalize()}\n\n|{'|'.join(heads)}|\n|{'|'.join(['---'] * len(heads))}|")
         for row in rows:
-            scores = "<br>".join(f"{benchmark}: {value:.3f}" for benchmark, value in row.scores.items())
-            recipe = f"`{row.recipe}`" if row.recipe else ""
-            parts.append(f"|`{row.name}`|{(row.parameters or 0) / 1e6:.1f} M|{scores}|{recipe}|")
+            scores = [f"{row.scores[benchmark]:.3f}" if benchmark in row.scores else "" for benchmark in benchmarks]
+            cells = [
+                f"`{row.name}`",
+                f"{(row.parameters or 0) / 1e6:.1f}",
+                *scores,
+                f"`{row.recipe}`" if row.recipe else "",
+            ]
+            parts.append(f"|{'|'.join(cells)}|")
     return "\n".join(parts).replace("\n###", "\n\n###")
 
 

@@ -1,6 +1,6 @@
 """Converts YOLO, VOC, labelme, COCO, Label Studio or Open Images data to COCO's format.
 
-`data=folder data.root=OUT` reads it.
+`data=OUT` reads it.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         background = f"; {counted(empty[split], 'image')} without objects" if empty[split] else ""
         args.output.show(f"{split}: {image_text}, {object_text}{background}")
     args.output.show(f"{counted(len(dataset.classes), 'class')}: {', '.join(dataset.classes)}")
-    args.output.show(f"Use it with: data=folder data.root={shlex.join([str(args.out), *args.overrides])}")
+    args.output.show(f"Use it with: data={shlex.join([str(args.out), *args.overrides])}")
     every = [image for images in dataset.splits.values() for image in images]
     args.output.result(
         {
