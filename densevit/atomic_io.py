@@ -4,8 +4,9 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -120,13 +121,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises ConfigError if another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"{folder}: another process is writing to it. Fix: wait until it ends, or name another folder."
-        ) from None
+    lock = acquired_lock(folder, "name another folder.")
     try:
         yield
     finally:
@@ -136,14 +131,24 @@ def locked_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+def acquired_lock(folder: Path, fix: str) -> FileLock:
+    """Locks a folder, until `release`. Raises ConfigError if another process has locked it. fix: another fix than to
+    wait, for the message."""
+    path = folder / LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        raise ConfigError(f"{folder}: is in use by {holder}. Fix: wait until it ends, or {fix}") from None
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return lock
+
+
 def next_free_folder(path: Path) -> Path:
     """Creates the first of `path`, `path-2`, `path-3`, ... that does not exist."""
-    for number in itertools.count(1):
-        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        with suppress(FileExistsError):  # another process may have just created it
-            folder.mkdir()
-            return folder
-    raise AssertionError  # unreachable: the loop is infinite
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return _created(itertools.chain([path], numbered), Path.mkdir)
 
 
 def write_next_free(path: Path, write: Callable[[Path], object]) -> Path:
@@ -193,12 +198,17 @@ def sigterm_unwinds() -> Iterator[None]:
 
 def _temporary(out: Path, create: Callable[[Path], object]) -> Path:
     """Creates a temporary path next to `out`, under the first unused name."""
-    for number in itertools.count():
-        path = out.with_name(f"{out.stem}.partial{number or ''}{out.suffix}")
-        with suppress(FileExistsError):
+    names = (f"{out.stem}.partial{number or ''}{out.suffix}" for number in itertools.count())
+    return _created(map(out.with_name, names), create)
+
+
+def _created(paths: Iterable[Path], create: Callable[[Path], object]) -> Path:
+    """Creates the first of an infinite number of paths that does not exist."""
+    for path in paths:
+        with suppress(FileExistsError):  # another process may have just created it
             create(path)
             return path
-    raise AssertionError  # unreachable: the loop is infinite
+    raise AssertionError
 
 
 def _named(temporary: Path, out: Path) -> bool:

@@ -88,7 +88,7 @@ with {writer}(pathlib.Path(sys.argv[1])) as path:
 def test_folder_is_held_by_one_writer_and_removed_if_empty(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     with locked_folder(folder):
-        with pytest.raises(ConfigError, match="another process is writing to it"), locked_folder(folder):
+        with pytest.raises(ConfigError, match="is in use by process .*, or name another folder"), locked_folder(folder):
             pass
         (folder / "a").write_text("")
     with locked_folder(folder):

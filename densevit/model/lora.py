@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -98,17 +99,13 @@ def _full(x: Tensor) -> Tensor:
     return x.detach().double() if x.element_size() == 8 else x.detach().float()
 
 
+@cache
 def _with_adapted_weight(linear: type[nn.Module]) -> type[nn.Module]:
     """peft's linear layer with a `weight` that includes the adapter: some attentions (BEiT, EVA-02 and Swin V2, whose
     keys have no bias) read the weight instead of calling the layer, and would ignore the adapter."""
-    if linear not in _CLASSES:
-        _CLASSES[linear] = type(f"Lora{linear.__name__}", (linear,), {"weight": property(_adapted_weight)})
-    return _CLASSES[linear]
+    return type(f"Lora{linear.__name__}", (linear,), {"weight": property(_adapted_weight)})
 
 
 def _adapted_weight(layer: Any) -> Tensor:
     a, b = (getattr(layer, part)[_NAME].weight for part in ("lora_A", "lora_B"))
     return layer.base_layer.weight + layer.scaling[_NAME] * (b @ a)
-
-
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}

@@ -5,7 +5,7 @@ Maps are resized and decoded in strips. With windows, the memory for maps of C c
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,26 +15,22 @@ from torch.nn import functional as F
 
 from densevit.channels import FULL_RANGES
 from densevit.config import InferenceSection
-from densevit.interfaces import Backbone, Batch, DenseHead, Head, Predictions
+from densevit.interfaces import Batch, DenseHead, Predictions
 from densevit.layers.missing_pixels import resampled
 from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
+from densevit.model.head_inference import SupportsHeads
 from densevit.model.map_flips import Flip, flip_of
 from densevit.model.sliding_window import Size, slide
 from densevit.model.streaming_resize import averaged, resized
 from densevit.model.zoom import without_zoom
 
 
-class MultiHeadModel(Protocol):
+class MultiHeadModel(SupportsHeads, Protocol):
     """The part of `DenseModel` that test-time augmentation uses."""
-
-    backbone: Backbone
-    heads: Mapping[str, Head]
 
     @property
     def size_divisor(self) -> int: ...
-
-    def plugin_name(self, head: str) -> str: ...
 
     def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
 

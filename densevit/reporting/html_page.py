@@ -1,6 +1,6 @@
 """HTML pages from jinja2 templates: one look, light and dark, for screens, phones and paper.
 
-A page consists of sections of parts; `templates/parts.html` has a branch for each `element`. A page is one file
+A page consists of sections of parts; `templates/parts.html` has a branch for each class of parts. A page is one file
 with embedded images; it loads nothing. The template engine escapes all texts.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 
@@ -27,16 +27,18 @@ MIN_SIDE = 200  # of an image downscaled to save bytes
 
 
 class PageElement:
-    """A part of a section. element: the branch of `templates/parts.html`."""
+    """A part of a section."""
 
-    element: ClassVar[str]
+    @property
+    def element(self) -> str:
+        """The class's name in lower case, which selects the branch of `templates/parts.html`."""
+        return type(self).__name__.lower()
 
 
 @dataclass
 class Text(PageElement):
     """A paragraph. soft: a lighter colour, for missing content."""
 
-    element = "text"
     text: str
     soft: bool = False
 
@@ -50,7 +52,6 @@ def missing(text: str) -> Text:
 class Heading(PageElement):
     """A heading within a section."""
 
-    element = "heading"
     text: str
 
 
@@ -58,7 +59,6 @@ class Heading(PageElement):
 class Code(PageElement):
     """Preformatted text."""
 
-    element = "code"
     text: str
 
 
@@ -79,7 +79,6 @@ class Cell:
 class Table(PageElement):
     """A table with one header row."""
 
-    element = "table"
     header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
 
@@ -92,7 +91,6 @@ class Table(PageElement):
 class Cards(PageElement):
     """Large numbers with their names."""
 
-    element = "cards"
     values: Sequence[tuple[str, str]]
 
 
@@ -100,7 +98,6 @@ class Cards(PageElement):
 class KeyValues(PageElement):
     """Names with numbers in a row."""
 
-    element = "pairs"
     values: Sequence[tuple[str, str]]
 
 
@@ -108,7 +105,6 @@ class KeyValues(PageElement):
 class SvgPlot(PageElement):
     """svg: a plot by `densevit.reporting.plots`. note: text next to the title. legend: names of the curves."""
 
-    element = "plot"
     title: str
     svg: str
     note: str = ""
@@ -119,7 +115,6 @@ class SvgPlot(PageElement):
 class Matrix(PageElement):
     """An SVG in its original size, which may be wider than the page."""
 
-    element = "matrix"
     svg: str
 
 
@@ -127,7 +122,6 @@ class Matrix(PageElement):
 class Image(PageElement):
     """An image or its file, embedded as JPEG; a click enlarges it."""
 
-    element = "image"
     source: Path | PIL.Image.Image
     caption: str
 
@@ -136,7 +130,6 @@ class Image(PageElement):
 class Grid(PageElement):
     """Parts side by side. of: plots, images, or `natural` for images in their original size."""
 
-    element = "grid"
     of: Literal["plots", "images", "natural"]
     parts: Sequence[PageElement]
 
@@ -145,7 +138,6 @@ class Grid(PageElement):
 class Folded(PageElement):
     """Parts shown by a click on the title."""
 
-    element = "folded"
     title: str
     parts: Sequence[PageElement]
 
@@ -154,7 +146,6 @@ class Folded(PageElement):
 class Numbered(PageElement):
     """A numbered list of texts with notes."""
 
-    element = "numbered"
     entries: Sequence[tuple[str, str]]
 
 

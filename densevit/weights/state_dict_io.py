@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,22 @@ FORMAT = 2  # `format_version` of model files, heads files and checkpoints
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a .safetensors file, and the metadata in its header."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # not a dict
 
 
 def read_header(path: Path) -> dict[str, str]:
     """The metadata in the header of a .safetensors file."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A .safetensors file. Raises WeightsError if it is damaged or missing."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a complete safetensors file ({error}). Copy or download it again.") from error
 

@@ -54,7 +54,7 @@ def fake_data(classes: Any) -> Any:
 def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run folder `run` in the working directory; records the arguments that the command passes on."""
     from densevit.training.run import evaluation_folder
-    from densevit.training.run.evaluation import Evaluation, EvaluationPlan
+    from densevit.training.run.evaluation import EvaluationPlan
 
     Path("run").mkdir()
     Path("run/config.yaml").write_text(CONFIG)
@@ -81,18 +81,19 @@ def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(config=config)
         return seen["data"]
 
-    def evaluate(plan: EvaluationPlan, write: Any) -> Evaluation:
+    def evaluate(plan: EvaluationPlan, write: Any) -> SimpleNamespace:
         assert (plan.model, plan.data, plan.trainer) == (model, seen["data"], seen["config"].trainer)
         seen.update(mappings=plan.mappings, size_divisor=plan.data.size_divisor)
         if "semantic" in seen:
-            return Evaluation(*seen["semantic"](write), {})
+            metrics, evaluators = seen["semantic"](write)
+            return SimpleNamespace(metrics=metrics, evaluators=evaluators, indices={})
         evaluator = CocoDetection(CLASSES)
         box, one = torch.tensor([[0.0, 0, 50, 50]]), torch.ones(1, dtype=torch.long)
         evaluator.update(
             [{"boxes": box, "scores": torch.ones(1), "labels": one}], [{"image_id": 139, "boxes": box, "labels": one}]
         )
         metrics = {f"detection/{name}": value for name, value in evaluator.metrics().items()}
-        return Evaluation(metrics, {"detection": evaluator}, {139: 0})
+        return SimpleNamespace(metrics=metrics, evaluators={"detection": evaluator}, indices={139: 0})
 
     fakes: list[tuple[Any, str, Any]] = [
         (model_loading, "load_any", lambda run, trust, runtime: (model, False)),

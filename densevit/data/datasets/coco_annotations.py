@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from densevit.data.datasets.annotated_images import AnnotatedImages
 from densevit.data.datasets.coco_json import Images, classes_of, identifiers, images_of, parse_json, section_of
 from densevit.data.datasets.coco_records import CocoObjects, missing_masks
 from densevit.data.datasets.coco_segmentations import Segmentations, pack, wrong_codes
@@ -21,42 +22,23 @@ from densevit.registry.plugin_options import shown
 
 LARGE_JSON = 1 << 20  # bytes; smaller files are not cached
 USUAL_CROWDS = 0.05  # share of the objects; COCO has 0.012
-_OBJECTS = ("ids", "boxes", "labels", "area", "iscrowd", "rotated")
-_IMAGES = ("image_ids", "file_names", "sizes", "labelled_bits")
-_COLUMNS = (*_IMAGES, "first", *_OBJECTS)
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """N images, and M objects sorted by image: rows `first[i]` up to `first[i + 1]` are the objects of image i.
+class Annotations(AnnotatedImages):
+    """Images with boxes. ids: the annotations' ids in the file, for messages."""
 
-    labelled: False if the file has no `annotations`, as in test sets. ids: the annotations' ids in the file, for
-    messages.
-    """
-
-    file: Path
-    classes: tuple[Class, ...]
-    labelled: bool
-    image_ids: np.ndarray  # (N,) int64, or text
     file_names: np.ndarray  # (N,) UTF-8 bytes
     sizes: np.ndarray  # (N, 2) int32, height and width; 0 if the json has none
     labelled_bits: np.ndarray  # (N, K / 8) uint8, see `labelled_bits`; (N, 0) if all classes are labelled
-    first: np.ndarray  # (N + 1,) int64
-    ids: np.ndarray  # (M,) int64, or text
     boxes: np.ndarray  # (M, 4) float64, xyxy in pixels: evaluation depends on the last digits
-    labels: np.ndarray  # (M,) int32, class indices
     area: np.ndarray  # (M,) float64
-    iscrowd: np.ndarray  # (M,) bool
     rotated: np.ndarray  # (M,) bool, see `rotation_of`; `boxes` then bounds the rotated box
     segmentations: Segmentations | None  # None unless masks were requested
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def images(self) -> np.ndarray:
-        """(M,) index of each object's image."""
-        return np.repeat(np.arange(len(self)), np.diff(self.first))
+    per_image: ClassVar = (*AnnotatedImages.per_image, "file_names", "sizes", "labelled_bits")
+    per_object: ClassVar = (*AnnotatedImages.per_object, "boxes", "area", "rotated")
+    columns: ClassVar = (*per_image, "first", *per_object)
 
     def names(self) -> list[str]:
         """Returns the `file_name` of each image."""
@@ -84,7 +66,7 @@ class Annotations:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns everything except `file` as plain arrays by name."""
-        columns = {name: getattr(self, name) for name in _COLUMNS}
+        columns = {name: getattr(self, name) for name in self.columns}
         if self.segmentations is not None:
             columns |= {f"segmentations.{name}": value for name, value in vars(self.segmentations).items()}
         classes = [[c.name, c.file_id, c.color, c.thing] for c in self.classes]
@@ -96,17 +78,14 @@ class Annotations:
         head, prefix = json_value(arrays["head"]), "segmentations."
         classes = tuple(Class(name, file_id, tuple(color), thing) for name, file_id, color, thing in head["classes"])
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        columns: dict[str, Any] = {name: arrays[name] for name in _COLUMNS}
+        columns: dict[str, Any] = {name: arrays[name] for name in cls.columns}
         return cls(file, classes, head["labelled"], **columns, segmentations=Segmentations(**parts) if parts else None)
 
     def subset(self, chosen: np.ndarray) -> "Annotations":
-        """Returns the images for which `chosen`, (N,) bool, is True."""
-        objects = chosen[self.images]
-        first = np.concatenate([[0], np.cumsum(np.diff(self.first)[chosen])]).astype(np.int64)
-        cut = {name: getattr(self, name)[chosen] for name in _IMAGES}
-        cut |= {name: getattr(self, name)[objects] for name in _OBJECTS}
-        segmentations = self.segmentations[objects].copied() if self.segmentations else None
-        return replace(self, first=first, segmentations=segmentations, **cut)
+        subset = super().subset(chosen)
+        if self.segmentations is None:
+            return subset
+        return replace(subset, segmentations=self.segmentations[chosen[self.images]].copied())
 
 
 def read_annotations(file: Path, masks: bool = False, boxes_as_masks: bool | None = None) -> Annotations:

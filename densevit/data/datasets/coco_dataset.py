@@ -143,7 +143,7 @@ class Coco(MeasuredImages):
 
     def _check_boxes(self, index: int, size: Size, other: str) -> None:
         """Raises DataError for a box that fits only the other grid of an image that EXIF rotates."""
-        rows = self._rows(index)
+        rows = self.annotations.rows(index)
         fits, fits_other = (
             (self.annotations.boxes[rows] <= np.tile(sides, 2) + _MARGIN).all(axis=1) for sides in (size[::-1], size)
         )
@@ -159,7 +159,7 @@ class Coco(MeasuredImages):
         """Raises DataError for a segmentation whose size is not its image's."""
         if self.annotations.segmentations is None:
             return
-        rows = self._rows(index)
+        rows = self.annotations.rows(index)
         encoded_sizes = self.annotations.segmentations.sizes[rows]  # (n, 2), 0 for polygons
         wrong = np.flatnonzero((encoded_sizes[:, 0] > 0) & (encoded_sizes != size).any(axis=1))
         if len(wrong):
@@ -187,13 +187,11 @@ class Coco(MeasuredImages):
 
     def object_counts(self) -> np.ndarray:
         """Returns (N,) objects per image that can be trained on: without crowds, and boxes without area."""
-        count = np.concatenate([[0], np.cumsum(self._usable())])
-        return np.diff(count[self.annotations.first])
+        return self.annotations.counts(self._usable())
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each object that can be trained on."""
-        annotations = self.annotations
-        return np.stack([annotations.images, annotations.labels], axis=1)[self._usable()]
+        return self.annotations.image_classes(self._usable())
 
     def all_objects(self) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         """Returns image, clipped box and class of each object that can be trained on, without reading images."""
@@ -250,13 +248,13 @@ class Coco(MeasuredImages):
                 targets["labelled"] = self.annotations.labelled_classes(index)
         if self.annotations.labelled and self.masks:
             assert self.annotations.segmentations is not None
-            targets["masks"] = self.annotations.segmentations.masks(self._rows(index), self.size(index))
+            targets["masks"] = self.annotations.segmentations.masks(self.annotations.rows(index), self.size(index))
         return {"image": image, "targets": targets}
 
     def objects(self, index: int) -> Targets:
         """Returns boxes, labels, area and iscrowd of an image as in the json, without reading its file."""
         annotations = self.annotations
-        rows = self._rows(index)
+        rows = self.annotations.rows(index)
         return {
             "boxes": torch.from_numpy(annotations.boxes[rows].copy()),
             "labels": torch.from_numpy(annotations.labels[rows].astype(np.int64)),
@@ -267,7 +265,3 @@ class Coco(MeasuredImages):
     def _usable(self) -> np.ndarray:
         """Returns (M,) bool, the objects that can be trained on."""
         return self.annotations.have_area() & ~self.annotations.iscrowd
-
-    def _rows(self, index: int) -> slice:
-        """Returns the rows of an image's objects."""
-        return slice(int(self.annotations.first[index]), int(self.annotations.first[index + 1]))

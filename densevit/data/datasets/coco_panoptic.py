@@ -145,14 +145,11 @@ class CocoPanoptic(MeasuredImages):
 
     def object_counts(self) -> np.ndarray:
         """Returns (N,) segments per image, things and stuff, without crowds."""
-        count = np.concatenate([[0], np.cumsum(~self.annotations.iscrowd)])
-        return np.diff(count[self.annotations.first])
+        return self.annotations.counts(~self.annotations.iscrowd)
 
     def image_classes(self) -> np.ndarray:
         """Returns (P, 2) image and class of each segment, things and stuff, without crowds."""
-        annotations = self.annotations
-        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.first))
-        return np.stack([images, annotations.labels], axis=1)[~annotations.iscrowd]
+        return self.annotations.image_classes(~self.annotations.iscrowd)
 
     @classmethod
     def recognise(cls, root: Path) -> dict[str, Any] | None:

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from densevit.data.datasets.annotated_images import AnnotatedImages
 from densevit.data.datasets.coco_json import (
     Images,
     classes_of,
@@ -29,37 +30,13 @@ _EXPECTED = "expected one, with the file_name of its PNG and its segments_info."
 
 
 @dataclass(frozen=True)
-class PanopticAnnotations:
-    """N images, and M segments sorted by image: rows `first[i]` up to `first[i + 1]` are the segments of image i.
+class PanopticAnnotations(AnnotatedImages):
+    """Images with segments. ids: the segments' ids in the PNG, int32."""
 
-    labelled: False if the file has no `annotations`, as in test sets.
-    """
-
-    file: Path
-    classes: tuple[Class, ...]
-    labelled: bool
-    image_ids: np.ndarray  # (N,) int64, or text
     image_names: np.ndarray  # (N,) UTF-8 bytes
     segment_files: np.ndarray  # (N,) UTF-8 bytes, the PNGs
-    first: np.ndarray  # (N + 1,) int64
-    ids: np.ndarray  # (M,) int32, in the PNG
-    labels: np.ndarray  # (M,) int32, class indices
-    iscrowd: np.ndarray  # (M,) bool
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def rows(self, index: int) -> slice:
-        """Returns the rows of an image's segments."""
-        return slice(int(self.first[index]), int(self.first[index + 1]))
-
-    def subset(self, chosen: np.ndarray) -> "PanopticAnnotations":
-        """Returns the images for which `chosen`, (N,) bool, is True."""
-        counts = np.diff(self.first)
-        segments = np.repeat(chosen, counts)
-        cut = {name: getattr(self, name)[chosen] for name in ("image_ids", "image_names", "segment_files")}
-        cut |= {name: getattr(self, name)[segments] for name in ("ids", "labels", "iscrowd")}
-        return replace(self, first=np.cumsum([0, *counts[chosen]]), **cut)
+    per_image: ClassVar = (*AnnotatedImages.per_image, "image_names", "segment_files")
 
 
 def read_panoptic_annotations(file: Path) -> PanopticAnnotations:

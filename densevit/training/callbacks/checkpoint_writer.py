@@ -132,9 +132,7 @@ class CheckpointWriter(lightning.Callback):
             raise Stopped
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.state.fn != "fit":
-            return
-        if not trainer.is_last_batch:
+        if trainer.state.fn == "fit" and not trainer.is_last_batch:
             self._save(trainer)
             self._stopping = bool(self.signals.agree()[0])
 
@@ -173,10 +171,9 @@ class CheckpointWriter(lightning.Callback):
 def _keep_as(path: Path, name: Path) -> None:
     """Hard-links a checkpoint to a second name, or copies it if the file system has no hard links.
 
-    The first name remains, so that a run that is killed now can be resumed. Makes no copy if the disk has no space.
+    The first name remains, so that a run that is killed now can be resumed. Makes no copy if the checkpoint is missing
+    or the disk has no space.
     """
-    if not path.exists():
-        return
     _remove(name)
     for copy in (os.link, shutil.copyfile):
         with suppress(OSError):

@@ -9,6 +9,7 @@ import torch
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
+from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.interfaces import (
     Batch,
     Classes,
@@ -17,10 +18,8 @@ from densevit.interfaces import (
     LossContext,
     Method,
     Predictions,
-    Targets,
     as_classes,
 )
-from densevit.losses.distributed import gather_objects
 from densevit.model import DenseModel, InferenceModel
 from densevit.targets.labelled_classes import by_class
 from densevit.training.loop.model_class_mapping import ClassMapping
@@ -102,38 +101,9 @@ def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, in
             )
 
 
-def joined_indices(local_indices: dict[int | str, int]) -> dict[int | str, int]:
-    """Merges the indices of all processes; see `add_indices`."""
-    joined: dict[int | str, int] = {}
-    for indices in gather_objects(local_indices):
-        add_indices(joined, indices.items())
-    return joined
-
-
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Flattens {head: {metric: value}} to {"head/metric": value}."""
     return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
-
-
-class ValidationLoss(Evaluator):
-    """The mean of a head's loss over the labelled images.
-
-    Predictions are {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does not depend on
-    the order of the images or the number of processes.
-    """
-
-    main = "loss"
-    lower_is_better = ("loss",)
-
-    def record(self, prediction: Predictions, truth: Targets) -> float | None:
-        """The loss; None for an unlabelled image, which has none."""
-        return prediction.get("loss")
-
-    def compute(self, records: Sequence[float]) -> dict[str, float]:
-        """Returns {"loss": the mean}; nan without labelled images."""
-        if not records or not all(map(math.isfinite, records)):
-            return {"loss": math.nan}
-        return {"loss": math.fsum(records) / len(records)}
 
 
 @torch.no_grad()

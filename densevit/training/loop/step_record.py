@@ -1,8 +1,7 @@
-"""The record of an optimiser step, and its parts: moving batches to the device, the check of losses, gradient
-reduction, clipping."""
+"""The record of an optimiser step, and its parts: the check of losses, gradient reduction, clipping."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densevit.errors import PluginError
-from densevit.interfaces import Batch, Losses, Method, OptimizerStep
+from densevit.interfaces import Losses, Method
 from densevit.model.batch_checks import described
-from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
 
@@ -79,11 +77,3 @@ def check_losses(losses: Any, method: Method) -> None:
         f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
         "in {'reconstruction': loss}."
     )
-
-
-def moved(batch: OptimizerStep | Batch, device: torch.device, channels_last: bool) -> OptimizerStep | Batch:
-    """Copies a batch, or the batches of an optimiser step, to a device (`on_device`)."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    if isinstance(batch, OptimizerStep):
-        return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))
-    return on_device(batch, device, layout)

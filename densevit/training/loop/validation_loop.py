@@ -8,18 +8,17 @@ import pytorch_lightning as lightning
 from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
+from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
 from densevit.losses.distributed import broadcast_buffers, gather_objects, process_count
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.evaluator_factory import (
     METHOD,
-    ValidationLoss,
     add_indices,
     build_evaluators,
     flat_metrics,
     image_losses,
-    joined_indices,
     method_losses,
 )
 from densevit.training.loop.model_class_mapping import ClassMapping
@@ -105,7 +104,9 @@ class Validation:
         for evaluator in self.evaluators.values():
             if process_count() > 1:
                 evaluator.merge(gather_objects(evaluator.state()))
-        self.indices = joined_indices(self.indices)
+        gathered, self.indices = gather_objects(self.indices), {}
+        for indices in gathered:
+            add_indices(self.indices, indices.items())
         self.metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in self.evaluators.items()})
         if may_skip(trainer.val_dataloaders):
             skipped = self._skipped.report(f"validation at step {trainer.global_step}", trainer.strategy.root_device)

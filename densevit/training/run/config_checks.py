@@ -20,8 +20,7 @@ from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
 
 
 def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
-    """Raises ConfigError if the model cannot be trained on this data, or validated with the config's options."""
-    inference_by_head(model, config.inference, config.inference_by_head)  # raises for options without effect
+    """Raises ConfigError if the model cannot be trained or validated on this data."""
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
     _check_input_size(config, data.val_transform, model)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytorch_lightning as lightning
 
@@ -15,7 +14,7 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
-from densevit.interfaces import Batch, Class, Dataset, Evaluator, Predictions
+from densevit.interfaces import Batch, Class, Dataset, Predictions
 from densevit.model import DenseModel, InferenceModel
 from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
@@ -24,6 +23,7 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
+from densevit.training.loop.validation_loop import Validation
 from densevit.training.run.fit import Run
 from densevit.training.run.process_state import run_state
 
@@ -50,16 +50,6 @@ class PredictionWriter(lightning.Callback):
             for target, prediction in zip(batch["targets"], predictions, strict=True):
                 if "truth" in target:  # False for an image repeated from another process
                     self.write(name, target["image_id"], prediction)
-
-
-class Evaluation(NamedTuple):
-    """The result of an evaluation. metrics: named HEAD/METRIC. evaluators: each head's evaluator. indices: data set
-    indices by image id.
-    """
-
-    metrics: dict[str, float]
-    evaluators: dict[str, Evaluator]
-    indices: dict[int | str, int]
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ class EvaluationPlan:
         """The evaluated classes, by head."""
         return self.model.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
-    def run(self, write: Write | None = None) -> Evaluation:
+    def run(self, write: Write | None = None) -> Validation:
         """Evaluates the model. write: called with each image's predictions, in the image's process."""
         with run_state(self.trainer.tf32):
             evaluators = build_evaluators(self.model, self.model.config, self.data.val, mappings=self.mappings)
@@ -111,7 +101,7 @@ class EvaluationPlan:
             callbacks = [EvaluationProgress(), *([] if write is None else [PredictionWriter(write)])]
             trainer = build_trainer(self.trainer, callbacks=callbacks, enable_progress_bar=False)
             trainer.validate(module, datamodule=DenseDataModule(self.data), verbose=False)
-            return Evaluation(module.validation.metrics, evaluators, module.validation.indices)
+            return module.validation
 
 
 def evaluate(

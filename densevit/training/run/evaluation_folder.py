@@ -15,8 +15,9 @@ from densevit.paths import user_path
 from densevit.reporting.plots import svg_file
 from densevit.reporting.run_files import EVALUATION
 from densevit.reporting.run_report import write_report
+from densevit.training.loop.validation_loop import Validation
 from densevit.training.run.drawn_images import draw_images
-from densevit.training.run.evaluation import Evaluation, EvaluationPlan
+from densevit.training.run.evaluation import EvaluationPlan
 
 MAPPING = "class-mapping"
 
@@ -27,7 +28,7 @@ def new_folder(run: Path, config: Config) -> Path:
     return next_free_folder(run / "evaluations" / f"{config.data.folder_name}-{config.data.val_split}")
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, plan: EvaluationPlan, source: str) -> Path:
+def write_evaluation(folder: Path, evaluation: Validation, plan: EvaluationPlan, source: str) -> Path:
     """Writes all files into an existing folder. Returns the report's path. source: the model's name in the report."""
     model, data, mappings = plan.model, plan.data, plan.mappings
     metrics_file.write(evaluation.metrics, folder / "metrics.json")

@@ -1,16 +1,14 @@
 """The folder of a run."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from torch import distributed
 
-from densevit.atomic_io import LOCK, check_writable, next_free_folder
+from densevit.atomic_io import LOCK, acquired_lock, check_writable, next_free_folder
 from densevit.errors import ConfigError, DensevitError, has_surrogates
 
 if TYPE_CHECKING:  # Lightning takes seconds to import
@@ -29,7 +27,7 @@ class RunFolder:
     def __init__(self, path: Path, new: bool, lock: bool = True) -> None:
         """Opens an existing folder. Raises ConfigError if another process holds its lock."""
         self.path, self.new = path, new
-        self._lock = _locked(path) if lock else None
+        self._lock = acquired_lock(path, "stop it with Ctrl-C, which saves a checkpoint.") if lock else None
 
     @classmethod
     def open(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
@@ -84,21 +82,6 @@ class RunFolder:
         """Unlocks the folder."""
         if self._lock is not None:
             self._lock.release()
-
-
-def _locked(folder: Path) -> FileLock:
-    path = folder / LOCK
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = path.read_text(encoding="utf-8").strip() or "another process"
-        raise ConfigError(
-            f"{folder}: is in use by {holder}. Fix: wait until it ends, or stop it with Ctrl-C, which saves a "
-            "checkpoint."
-        ) from None
-    path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-    return lock
 
 
 def choose(name: str, wanted: Path | None) -> Path:

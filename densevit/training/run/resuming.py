@@ -89,7 +89,6 @@ class RunCheckpoint:
                 f"{self.path}: not a complete checkpoint of tensors and plain values "
                 f"({torch_checkpoint.reason(error)}). {safe}Fix: {another or _ANEW}."
             ) from error
-        self.run = folder
         values = configs.values_of_file(config, str(self.path), trust=True)  # is only compared
         self.config = configs.from_file(values, str(self.path))
         size = self.config.data.batch_size * self.config.trainer.accumulate * processes

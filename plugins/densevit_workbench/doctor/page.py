@@ -32,7 +32,6 @@ Samples = Sequence[tuple[str, Image.Image]]
 class FindingPart(PageElement):
     """A finding of a diagnosis. severity: error, warning or note."""
 
-    element = "finding"
     severity: str
     heading: str
     entries: Sequence[str]

@@ -37,7 +37,6 @@ ABSENT = "–"
 class Legend(PageElement):
     """The colours of curves in several plots."""
 
-    element = "legend"
     names: Sequence[str]
 
 
