@@ -1,6 +1,6 @@
 """Tables and plots of average precision, from the curves of COCO's evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,11 +47,15 @@ def precision_recall(precision: np.ndarray, classes: Sequence[Class]) -> dict[st
         return {}
     means = precision[:, :, present].mean(axis=2)  # (T, R)
     by_iou = {"IoU 0.50": means[0], "IoU 0.75": means[5], "mean of IoU 0.50 to 0.95": means.mean(axis=0)}
-    ranked = sorted(present.tolist(), key=lambda k: -float(precision[0, :, k].mean()))
-    if len(ranked) > MAX_CURVES:
-        ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
-    by_class = {classes[k].name: precision[0, :, k] for k in ranked}
+    shown = best_and_worst({k: float(precision[0, :, k].mean()) for k in present.tolist()})
+    by_class = {classes[k].name: precision[0, :, k] for k in shown}
     return {"precision-recall": _plot(by_iou), "precision-recall of classes": _plot(by_class)}
+
+
+def best_and_worst(scores: Mapping[int, float]) -> list[int]:
+    """The classes with curves of their own, best first, from the scores of all classes."""
+    ranked = sorted(scores, key=lambda k: -scores[k])
+    return ranked if len(ranked) <= MAX_CURVES else ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
 
 
 def mean(values: np.ndarray) -> float:

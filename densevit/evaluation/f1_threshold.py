@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densevit.evaluation.detection_tables import MAX_CURVES
+from densevit.evaluation.detection_tables import best_and_worst
 from densevit.interfaces import Class, Plot
 
 MIN_OBJECTS = 50
@@ -46,12 +46,10 @@ def f1_plots(
     for k in present.tolist():
         mask = labels == k
         by_class[k] = _curve(scores[mask], correct[mask], int(objects[k]))
-    ranked = sorted(by_class, key=lambda k: -float(by_class[k].max()))
-    if len(ranked) > MAX_CURVES:
-        ranked = ranked[: MAX_CURVES // 2] + ranked[-MAX_CURVES // 2 :]
+    shown = best_and_worst({k: float(curve.max()) for k, curve in by_class.items()})
     return {
         "F1 by score": _plot({"all classes": _curve(scores, correct, int(objects.sum()))}),
-        "F1 by score of classes": _plot({classes[k].name: by_class[k] for k in ranked}),
+        "F1 by score of classes": _plot({classes[k].name: by_class[k] for k in shown}),
     }
 
 

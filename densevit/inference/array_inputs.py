@@ -14,10 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
-from densevit.data.datasets.image_files import UNREAD, first_files, warn_of_unread
+from densevit.data.datasets.image_files import UNREAD, first_files, image_suffixes, warn_of_unread
 from densevit.data.io import videos
 from densevit.data.io.channel_files import IMAGES
-from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
 from densevit.data.io.exif import exif_focal
 from densevit.data.io.images import read_image
 from densevit.errors import DataError
@@ -130,7 +129,7 @@ def images_of(source: Any, channels: Channels = RGB) -> Iterator[Path | VideoFra
 
 def suffixes_of(channels: Channels) -> tuple[str, ...]:
     """The suffixes of image files for a model with these channels."""
-    return SUFFIXES if channels.is_rgb else (*SUFFIXES, *CHANNEL_FILES)
+    return image_suffixes(channels, SUFFIXES)
 
 
 def find_files(source: str, channels: Channels = RGB) -> list[str]:

@@ -209,8 +209,8 @@ class Result(Mapping[str, Any]):
         panels = []
         for head, outputs in self._predictions.items():
             lowest = self.thresholds.get(head, DEFAULT_THRESHOLD) if threshold is None else threshold
-            classes = self.classes.get(head, ())
-            panels.append(Image.fromarray(draw(image, outputs, classes, lowest, types=self.types[head])))
+            drawn = draw(image, outputs, self.classes.get(head, ()), lowest, types=self.types[head])
+            panels.append(Image.fromarray(drawn))
         canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
         left = 0
         for panel in panels:

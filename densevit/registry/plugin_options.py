@@ -141,10 +141,11 @@ def parameters_of(
         annotations = typing.get_type_hints(function, include_extras=True)
     except Exception:  # unresolved annotations are allowed
         annotations = {}
-    options = {}
-    for parameter in parameters:
-        if parameter.name not in passed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            options[parameter.name] = parameter.replace(annotation=annotations.get(parameter.name, Any))
+    options = {
+        p.name: p.replace(annotation=annotations.get(p.name, Any))
+        for p in parameters
+        if p.name not in passed and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
     return options, takes_all
 
 

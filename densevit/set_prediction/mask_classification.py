@@ -88,11 +88,10 @@ class MaskClassification(Head):
     @torch.no_grad()
     def predict_exported(self, exported: Mapping[str, Tensor], targets: list[Targets]) -> list[Predictions]:
         """The predictions of `predict` from the outputs of `exported`."""
-        predictions = []
-        for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
-            logits = prediction.class_logits(scores.float())
-            predictions.append(self.predictions(logits, MaskLogits(masks.float(), 1, *_sizes(target))))
-        return predictions
+        return [
+            self.predictions(prediction.class_logits(scores.float()), MaskLogits(masks.float(), 1, *_sizes(target)))
+            for scores, masks, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True)
+        ]
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """The predictions of an image. logits: (Q, K+1)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, TargetType
-from densevit.targets.object_targets import check_range
+from densevit.targets.object_targets import check_range, drawn_values
 
 _NO_CLASS = "no class"
 LISTED = 5  # number of classes with the highest scores in files and drawings
@@ -60,9 +60,7 @@ class ImageClass(TargetType):
         classes: Sequence[Class],
     ) -> None:
         """Writes the class with its score on the image, and the true class on the ground truth."""
-        for canvas, values in ((drawing.prediction, predictions), (drawing.truth, truth)):
-            if canvas is None or values is None or key not in values:
-                continue
+        for canvas, values in drawn_values(drawing, key, predictions, truth):
             index, score = int(values[key]), values.get("image_score")
             color = classes[index].color if 0 <= index < len(classes) else (255, 255, 255)
             canvas.caption(self.text(index, classes), "" if score is None else f" {float(score):.2f}", color)

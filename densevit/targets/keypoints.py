@@ -7,7 +7,7 @@ import numpy as np
 
 from densevit.errors import DataError
 from densevit.interfaces import Class, Drawing, Size, Window
-from densevit.targets.object_targets import ObjectType, rotated_points
+from densevit.targets.object_targets import ObjectType, drawn_values, rotated_points
 
 COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
@@ -95,9 +95,7 @@ class Keypoints(ObjectType):
         """Draws labelled keypoints and their skeleton in the colours of the classes. Without a skeleton if the number
         of keypoints is not K.
         """
-        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
-            if canvas is None or result is None or key not in result:
-                continue
+        for canvas, result in drawn_values(drawing, key, predictions, truth):
             labels = result.get("labels", np.zeros(len(result[key]), np.int64))
             skeleton = self.skeleton if result[key].shape[1] == len(self.names) else ()
             for points, label in zip(result[key], labels, strict=True):

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from densevit.errors import DataError
 from densevit.interfaces import Class, Size
-from densevit.targets.object_targets import ObjectType, check_range
+from densevit.targets.object_targets import ObjectType, check_column, check_range
 
 
 class LabelWeights(ObjectType):
@@ -16,10 +15,7 @@ class LabelWeights(ObjectType):
     task = None
 
     def check(self, value: Any, size: Size) -> None:
-        if value.ndim != 1:
-            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
-        if value.dtype.kind != "f":
-            raise DataError(f"has the type {value.dtype}; expected floating-point numbers.")
+        check_column(value, "f", "floating-point numbers")
         check_range(value, 0, 1)
 
     def value_range(self, value: np.ndarray, size: Size) -> float:

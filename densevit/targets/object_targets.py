@@ -1,12 +1,12 @@
 """Target types with one row per object: boxes, labels, instance masks. Scores: `object_scores`; also `keypoints`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from densevit.errors import DataError
-from densevit.interfaces import Class, Drawing, Size, TargetType, Window
+from densevit.interfaces import Canvas, Class, Drawing, Size, TargetType, Window
 from densevit.targets.run_length_masks import RunLengthMasks
 
 MIN_SIDE = 1e-3  # pixels; narrower clipped boxes come from rounding errors
@@ -90,9 +90,7 @@ class Boxes(ObjectType):
         classes: Sequence[Class],
     ) -> None:
         """Draws boxes with class names and scores, high scores on top. Crowds in the ground truth are marked."""
-        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
-            if canvas is None or result is None or key not in result:
-                continue
+        for canvas, result in drawn_values(drawing, key, predictions, truth):
             boxes, labels, scores = result[key].reshape(-1, 4), result["labels"], result.get("scores")
             order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
             crowds = result.get("iscrowd", np.zeros(len(boxes), bool))
@@ -121,10 +119,7 @@ class ObjectLabels(ObjectType):
     """(N,) class indices."""
 
     def check(self, value: Any, size: Size) -> None:
-        if value.ndim != 1:
-            raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
-        if value.dtype.kind not in "iu":
-            raise DataError(f"has the type {value.dtype}; expected integers.")
+        check_column(value, "iu", "integers")
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)
@@ -202,8 +197,8 @@ class InstanceMasks(ObjectType):
         classes: Sequence[Class],
     ) -> None:
         """Draws masks with outlines, high scores on top, and with names unless there are boxes, which show them."""
-        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
-            if canvas is None or result is None or not len(result.get(key, ())):
+        for canvas, result in drawn_values(drawing, key, predictions, truth):
+            if not len(result[key]):
                 continue
             scores, labels = result.get("scores"), result["labels"]
             order = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
@@ -244,6 +239,16 @@ class Areas(ObjectType):
     truth_only = True
 
 
+def drawn_values(
+    drawing: Drawing, key: str, predictions: Mapping[str, Any], truth: Mapping[str, Any] | None
+) -> Iterator[tuple[Canvas, Mapping[str, Any]]]:
+    """Yields the image for predictions with the predictions, and the one for ground truth with the ground truth, if it
+    is drawn; without values of the key, neither."""
+    for canvas, values in ((drawing.prediction, predictions), (drawing.truth, truth)):
+        if canvas is not None and values is not None and key in values:
+            yield canvas, values
+
+
 def xywh(boxes: np.ndarray) -> np.ndarray:
     """Converts corners (N, 4) to x, y, width, height, in float64.
 
@@ -260,6 +265,15 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
             new = ~is_exact & (low + rounded == high)
             sides, is_exact = np.where(new, rounded, sides), is_exact | new
     return np.concatenate([low, sides], axis=1)
+
+
+def check_column(value: np.ndarray, kinds: str, expected: str) -> None:
+    """Raises DataError unless the shape is (N,), and the kind of the type one of numpy's `kinds`, which are
+    `expected`."""
+    if value.ndim != 1:
+        raise DataError(f"has shape {tuple(value.shape)}; expected (N,).")
+    if value.dtype.kind not in kinds:
+        raise DataError(f"has the type {value.dtype}; expected {expected}.")
 
 
 def check_range(value: np.ndarray, low: float, high: float) -> None:

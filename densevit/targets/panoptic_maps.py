@@ -10,7 +10,7 @@ from PIL import Image
 
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Class, Drawing, Size, TargetType
-from densevit.targets.object_targets import check_range
+from densevit.targets.object_targets import check_range, drawn_values
 from densevit.targets.pixel_maps import PixelMap, painted
 from densevit.targets.semantic_maps import check_distinct_ids
 
@@ -81,9 +81,7 @@ class PanopticMap(PixelMap):
         """Draws segments in the colours of their classes, with outlines and names, and a map of errors if there is
         ground truth."""
         maps = []
-        for canvas, result in ((drawing.prediction, predictions), (drawing.truth, truth)):
-            if canvas is None or result is None or key not in result:
-                continue
+        for canvas, result in drawn_values(drawing, key, predictions, truth):
             ids = [i for i in np.unique(result[key]).tolist() if 0 <= i < len(classes) * LABEL_DIVISOR]
             segments, crowds = {i: classes[i // LABEL_DIVISOR] for i in ids}, result.get("panoptic_crowds", ())
             names = {i: c.name + (" (crowd)" if i in crowds else "") for i, c in segments.items()}

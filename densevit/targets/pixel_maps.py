@@ -75,7 +75,17 @@ class PixelMap(TargetType):
         return batch
 
 
-class ValueMap(PixelMap):
+class FloatMap(PixelMap):
+    """A map of floating-point numbers, which files hold as NPY."""
+
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
+        return {".npy": value.astype(np.float32, copy=False)}
+
+    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
+        return np.asarray(encoded[".npy"])
+
+
+class ValueMap(FloatMap):
     """(H, W) float32, 0 = invalid.
 
     under_zoom: replaces the attribute of `TargetType`.
@@ -100,12 +110,6 @@ class ValueMap(PixelMap):
     ) -> None:
         """Draws maps with colour bars, and the relative error."""
         drawing.value_maps(predictions[key], None if truth is None else truth.get(key), unit="")
-
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        return {".npy": value.astype(np.float32, copy=False)}
-
-    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
-        return np.asarray(encoded[".npy"])
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         """Returns values from 0.5 to 10; the left quarter is invalid."""
@@ -175,7 +179,7 @@ class InverseDepth(ValueMap):
         drawing.value_maps(predictions[key], None if truth is None else truth.get("depth"), inverse=True)
 
 
-class VectorMap(PixelMap):
+class VectorMap(FloatMap):
     """(3, H, W) float32 vectors in the camera's frame, such as surface normals; 0 = unknown.
 
     y_up: whether y points up; by default it points down, like rows.
@@ -214,12 +218,6 @@ class VectorMap(PixelMap):
             if value is not None:
                 colors = np.rint((value.clip(-1, 1) + 1) * 127.5).astype(np.uint8) * (value != 0).any(axis=0)
                 drawing.panel(f"{key}, {caption}", np.ascontiguousarray(colors.transpose(1, 2, 0)))
-
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, Any]:
-        return {".npy": value.astype(np.float32, copy=False)}
-
-    def decode(self, encoded: Mapping[str, Any], classes: Sequence[Class]) -> np.ndarray:
-        return np.asarray(encoded[".npy"])
 
     def random(self, size: Size, objects: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
         """Returns unit vectors; the left quarter is unknown."""

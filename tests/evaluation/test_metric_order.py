@@ -10,9 +10,9 @@ import pytest
 
 import densevit
 from densevit.evaluation.depth_alignment import Alignment
-from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.interfaces import Class, Evaluator
 from densevit.training.callbacks.best_epoch import BestEpoch
+from densevit.training.loop.evaluator_factory import ValidationLoss
 from tools.conventions.results import direction
 
 CLASSES = (Class("a/b", 1, (1, 1, 1)), Class("c", 2, (2, 2, 2)))

@@ -15,7 +15,7 @@ Images = TypeVar("Images", bound="AnnotatedImages")
 class AnnotatedImages:
     """N images, and M objects sorted by image: rows `first[i]` up to `first[i + 1]` are the objects of image i.
 
-    labelled: False if the file has no `annotations`, as in test sets. ids: of the objects in the file.
+    labelled: False if the file has no `annotations`, as in test sets. ids: the objects' ids in the file.
     Subclasses add arrays, and list them in `per_image` or `per_object`.
     """
 

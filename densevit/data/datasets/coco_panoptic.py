@@ -130,14 +130,8 @@ class CocoPanoptic(MeasuredImages):
         """Returns the size of an image's PNG, and whether the upright image has this size."""
         if not self._segments:
             return upright, True
-        size = label_size_of(self.segments_path(index))
-        if size not in (upright, stored):
-            (height, width), (h, w) = upright, size
-            raise DataError(
-                f"{self.path(index)} has {width} x {height} pixels, but its segments {self.segments_path(index)} have "
-                f"{w} x {h}. One of them was resized, or they are not a pair."
-            )
-        return size, size == upright
+        path = self.segments_path(index)
+        return self.label_grid(index, "panoptic map", path, label_size_of(path), stored, upright)
 
     def other_files(self, index: int) -> list[str]:
         """Returns the PNG of an image's segments."""

@@ -19,9 +19,9 @@ UNREAD = (
 """Suffixes of images that data sets do not read."""
 
 
-def image_suffixes(channels: Channels) -> tuple[str, ...]:
-    """Returns the suffixes of images of these channels."""
-    return IMAGES if channels.is_rgb else (*IMAGES, *CHANNEL_FILES)
+def image_suffixes(channels: Channels, images: tuple[str, ...] = IMAGES) -> tuple[str, ...]:
+    """Returns the suffixes of images of these channels. images: those of RGB images."""
+    return images if channels.is_rgb else (*images, *CHANNEL_FILES)
 
 
 def companions(paths: Iterable[str], channels: Channels) -> set[str]:

@@ -63,6 +63,19 @@ class MeasuredImages(Dataset):
         the file's pixels, before and after this rotation. Raises DataError if the labels do not fit the file."""
         return upright, True
 
+    def label_grid(
+        self, index: int, noun: str, file: str, size: Size, stored: Size, upright: Size
+    ) -> tuple[Size, bool]:
+        """Returns `grid` of an image whose labels are a map of this size in a file. noun: what messages call the file.
+        Raises DataError if the map fits neither the stored nor the upright image."""
+        if size not in (upright, stored):
+            (height, width), (h, w) = upright, size
+            raise DataError(
+                f"{self.path(index)} has {width} x {height} pixels, but its {noun} {file} has {w} x {h}. One of them "
+                f"was resized, or they are not a pair; resize the {noun} to the image's size (nearest pixel)."
+            )
+        return size, size == upright
+
     def other_files(self, index: int) -> list[str]:
         """Returns the other files on which an image's grid depends."""
         return []

@@ -57,15 +57,8 @@ class PairedDataset(MeasuredImages):
 
     def grid(self, index: int, stored: Size, upright: Size) -> tuple[Size, bool]:
         """Returns the size of an annotation file, and whether the upright image has this size."""
-        size = self.label_size(self.label_path(index))
-        if size not in (upright, stored):
-            (height, width), (h, w) = upright, size
-            raise DataError(
-                f"{self.path(index)} has {width} x {height} pixels, but its {self.noun} {self.label_path(index)} has "
-                f"{w} x {h}. One of them was resized, or they are not a pair; resize the {self.noun} to the "
-                "image's size (nearest pixel)."
-            )
-        return size, size == upright
+        path = self.label_path(index)
+        return self.label_grid(index, self.noun, path, self.label_size(path), stored, upright)
 
     def other_files(self, index: int) -> list[str]:
         """Returns the annotation file."""

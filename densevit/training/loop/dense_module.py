@@ -19,7 +19,6 @@ from densevit.model import DenseModel, InferenceModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
-from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
@@ -35,7 +34,7 @@ from densevit.training.loop.optim import (
 )
 from densevit.training.loop.sharding import gather, scatter, shard_model
 from densevit.training.loop.skipped_images import SkippedImages, may_skip
-from densevit.training.loop.step_record import StepRecord, check_losses, clip_gradients, reduce_gradients
+from densevit.training.loop.step_record import StepRecord, check_losses, clip_gradients, moved, reduce_gradients
 from densevit.training.loop.supervised_method import Supervised, check_method
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.loop.validation_loop import Validation
@@ -173,10 +172,7 @@ class DenseModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         channels_last = self.config is not None and self.config.trainer.channels_last
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        if not isinstance(batch, OptimizerStep):
-            return on_device(batch, device, layout)
-        return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))
+        return moved(batch, device, channels_last)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         # Lightning's first hook of a run. It then refuses a Trainer's clipping and accumulation, which `training_step`

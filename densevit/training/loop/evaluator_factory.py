@@ -9,7 +9,6 @@ import torch
 from densevit import registry
 from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
-from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.interfaces import (
     Batch,
     Classes,
@@ -18,6 +17,7 @@ from densevit.interfaces import (
     LossContext,
     Method,
     Predictions,
+    Targets,
     as_classes,
 )
 from densevit.model import DenseModel, InferenceModel
@@ -104,6 +104,27 @@ def add_indices(indices: dict[int | str, int], new: Iterable[tuple[int | str, in
 def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Flattens {head: {metric: value}} to {"head/metric": value}."""
     return {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
+
+
+class ValidationLoss(Evaluator):
+    """The mean of a head's loss over the labelled images.
+
+    Predictions are {"loss": float} from `image_losses`. The sum is correctly rounded, so the mean does not depend on
+    the order of the images or the number of processes.
+    """
+
+    main = "loss"
+    lower_is_better = ("loss",)
+
+    def record(self, prediction: Predictions, truth: Targets) -> float | None:
+        """The loss; None for an unlabelled image, which has none."""
+        return prediction.get("loss")
+
+    def compute(self, records: Sequence[float]) -> dict[str, float]:
+        """Returns {"loss": the mean}; nan without labelled images."""
+        if not records or not all(map(math.isfinite, records)):
+            return {"loss": math.nan}
+        return {"loss": math.fsum(records) / len(records)}
 
 
 @torch.no_grad()

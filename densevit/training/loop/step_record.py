@@ -1,7 +1,8 @@
-"""The record of an optimiser step, and its parts: the check of losses, gradient reduction, clipping."""
+"""The record of an optimiser step, and its parts: moving batches to the device, the check of losses, gradient
+reduction, clipping."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from densevit.errors import PluginError
-from densevit.interfaces import Losses, Method
+from densevit.interfaces import Batch, Losses, Method, OptimizerStep
 from densevit.model.batch_checks import described
+from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
 
@@ -77,3 +79,11 @@ def check_losses(losses: Any, method: Method) -> None:
         f"method {type(method).__name__}: training_step returned {returned}; a dict of scalar tensors is expected, as "
         "in {'reconstruction': loss}."
     )
+
+
+def moved(batch: OptimizerStep | Batch, device: torch.device, channels_last: bool) -> OptimizerStep | Batch:
+    """Copies a batch, or the batches of an optimiser step, to a device (`on_device`)."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    if isinstance(batch, OptimizerStep):
+        return replace(batch, batches=tuple(on_device(part, device, layout) for part in batch.batches))
+    return on_device(batch, device, layout)

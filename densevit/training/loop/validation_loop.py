@@ -8,13 +8,13 @@ import pytorch_lightning as lightning
 from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
-from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
 from densevit.losses.distributed import broadcast_buffers, gather_objects, process_count
 from densevit.model import DenseModel
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.evaluator_factory import (
     METHOD,
+    ValidationLoss,
     add_indices,
     build_evaluators,
     flat_metrics,

@@ -144,7 +144,7 @@ BGR = (IDS & 255) << 16 | (IDS & 0xFF00) | IDS >> 16
             {},
             r"panoptic_train2017/a\.png has 3 segment ids .*image 42, such as (12|300|70001)\.",
         ),
-        ((None, IDS, (8, 6)), {}, r"a\.jpg has 8 x 6 pixels, but its segments .*a\.png have 4 x 3"),
+        ((None, IDS, (8, 6)), {}, r"a\.jpg has 8 x 6 pixels, but its panoptic map .*a\.png has 4 x 3"),
         (
             (with_segments(SEGMENTS[0] | {"category_id": 6}),),
             {},

@@ -11,8 +11,8 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.data.loading.batch_sampler import collate
-from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.losses.context import LossContext
+from densevit.training.loop.evaluator_factory import ValidationLoss
 from densevit.weights import model_file
 from tests.training.runs import rows
 

@@ -6,10 +6,10 @@ import pytest
 
 import densevit
 from densevit.evaluation.coco_ap import CocoDetection
-from densevit.evaluation.validation_loss import ValidationLoss
 from densevit.inference.model_creation import create_model
 from densevit.inference.model_loading import load
 from densevit.interfaces import Class
+from densevit.training.loop.evaluator_factory import ValidationLoss
 from tests.training.loop.test_dense_module import PLAIN, SCENES
 
 
