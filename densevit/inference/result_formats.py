@@ -99,8 +99,7 @@ def _objects(outputs: Predictions, classes: Sequence[Class], types: TargetTypes)
     for key, value in outputs.items():
         if key != "labels" and key in types and types[key].per == "object":
             array = as_array(value)
-            codes = types[key].encode(array, classes) if key == "masks" else []
-            rows = [code["segmentation"] for code in codes] if key == "masks" else array.tolist()
+            rows = types[key].encode(array, classes)["segmentation"] if key == "masks" else array.tolist()
             for entry, row in zip(entries, rows, strict=True):
                 entry[singular.get(key, key)] = row
     return entries
@@ -109,10 +108,8 @@ def _objects(outputs: Predictions, classes: Sequence[Class], types: TargetTypes)
 def _regions(key: str, values: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
     """One entry with a mask per value of an integer map (H, W); negative values are void."""
     ids = [value for value in np.unique(values).tolist() if value >= 0]
-    codes = InstanceMasks().encode(RunLengthMasks.from_ids(values, np.array(ids, int)), classes)
-    return [
-        {**_region(key, value, classes), "mask": code["segmentation"]} for value, code in zip(ids, codes, strict=True)
-    ]
+    codes = InstanceMasks().encode(RunLengthMasks.from_ids(values, np.array(ids, int)), classes)["segmentation"]
+    return [{**_region(key, value, classes), "mask": code} for value, code in zip(ids, codes, strict=True)]
 
 
 def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:

@@ -91,9 +91,11 @@ class TargetType:
         """Draws predictions[key], and truth[key] if labelled. All values are arrays. Default: nothing."""
 
     def encode(self, value: np.ndarray, classes: Sequence[Class]) -> Any:
-        """A prediction in the form for files. For objects: a dict of JSON values per object, a part of its entry in
-        COCO's results format. For pixels: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. For
-        images: a JSON value. None: writes nothing.
+        """A prediction in the form for files.
+
+        For objects: columns of COCO's results format, by name an array of numbers, (N,) or (N, K), or a list of N JSON
+        values. For pixels: by suffix (".png", ".npy", ".json") a PIL image, an array or JSON values. For images: a JSON
+        value. None: writes nothing.
         """
         return None
 

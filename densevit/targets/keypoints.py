@@ -104,12 +104,11 @@ class Keypoints(ObjectType):
                 canvas.lines(np.array(lines).reshape(-1, 2, 2), color)
                 canvas.points(points[shown, :2], color)
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """Returns `keypoints`, a flat list of x, y, and visibility or score."""
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, list[list[float]]]:
+        """Returns `keypoints`: a flat list of x, y, and visibility or score per object."""
         moved = value.astype(np.float64)
         moved[..., :2] -= 0.5
-        rows = _unlabelled_as_zeros(moved).reshape(len(value), 3 * value.shape[1])
-        return [{"keypoints": points} for points in rows.tolist()]
+        return {"keypoints": _unlabelled_as_zeros(moved).reshape(len(value), 3 * value.shape[1]).tolist()}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         values = np.array([entry["keypoints"] for entry in encoded], np.float64).reshape(-1, len(self.names), 3)

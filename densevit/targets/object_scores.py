@@ -25,8 +25,8 @@ class LabelWeights(ObjectType):
 class Scores(LabelWeights):
     """(N,) confidences 0 ... 1 of predictions."""
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        return [{"score": score} for score in value.tolist()]
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, np.ndarray]:
+        return {"score": value.astype(np.float64)}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         return np.array([entry["score"] for entry in encoded], np.float64)

@@ -99,9 +99,9 @@ class Boxes(ObjectType):
             suffixes = ["" if scores is None else f" {scores[n]:.2f}" for n in order]
             canvas.boxes(boxes[order], colors, list(zip(names, suffixes, strict=True)))
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """Returns `bbox`: x, y, width, height."""
-        return [{"bbox": box} for box in xywh(value).tolist()]
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, np.ndarray]:
+        """Returns `bbox`: x, y, width, height, (N, 4)."""
+        return {"bbox": xywh(value)}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         boxes = np.array([entry["bbox"] for entry in encoded], np.float64).reshape(-1, 4)
@@ -130,9 +130,9 @@ class ObjectLabels(ObjectType):
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         return np.asarray(table[value])
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
-        """Returns `category_id`: the class id in annotation files."""
-        return [{"category_id": classes[label].file_id} for label in value.tolist()]
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, np.ndarray]:
+        """Returns `category_id`: the class ids in annotation files, (N,)."""
+        return {"category_id": np.array([c.file_id for c in classes], np.int64)[value]}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         index = {c.file_id: i for i, c in enumerate(classes)}
@@ -208,10 +208,10 @@ class InstanceMasks(ObjectType):
             names = {} if "boxes" in result else {rank: c.name for rank, c in shown.items()}
             canvas.segments(ids, {rank: c.color for rank, c in shown.items()}, names)
 
-    def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> list[dict[str, Any]]:
+    def encode(self, value: np.ndarray | RunLengthMasks, classes: Sequence[Class]) -> dict[str, list[dict[str, Any]]]:
         """Returns `segmentation`: COCO's compressed run-length codes."""
         masks = value if isinstance(value, RunLengthMasks) else RunLengthMasks.from_dense(value, value.shape[1:])
-        return [{"segmentation": {"size": [*masks.size], "counts": code.decode()}} for code in masks.codes()]
+        return {"segmentation": [{"size": [*masks.size], "counts": code.decode()} for code in masks.codes()]}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> RunLengthMasks:
         codes = [entry["segmentation"]["counts"].encode() for entry in encoded]

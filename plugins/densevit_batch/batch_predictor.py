@@ -18,7 +18,7 @@ from densevit.inference.model_loading import device_of, load
 from densevit.inference.result import Result
 from densevit.model import InferenceModel, Threshold
 from densevit.targets.types import TargetTypes, as_array
-from densevit_batch.prediction_columns import image_columns, object_columns
+from densevit_batch.prediction_columns import encoded, image_columns, table_columns
 
 COLUMNS = ("image", "bytes", "path")  # columns of images; the first of them in a batch is used
 
@@ -67,7 +67,7 @@ class BatchPredictor:
         batch: columns by name, such as a dict of lists or arrays or a pandas.DataFrame, or a sequence of images: paths,
         URLs, bytes or arrays as in `predict`. Other columns of the batch, and paths, are returned too.
         `image_height`, `image_width`: the size. `error`: why an image cannot be read, whose other values are then
-        empty; else "". Per object: arrays with one value each (see `object_columns`), boxes as `x`, `y`, `width`,
+        empty; else "". Per object: arrays with one value each (see `table_columns`), boxes as `x`, `y`, `width`,
         `height` in pixels. Per image: values. Maps: the bytes of the files of `densevit predict`, `semantic.png`,
         `depth.npy`, ... With several heads, names begin with HEAD/.
         Raises DataError for a batch without a column of images.
@@ -116,7 +116,8 @@ def _row(result: Result, model: InferenceModel) -> dict[str, Any]:
     by_head = file_types(model)
     for head, predictions in result.predictions.items():
         classes, types = model.classes[head], TargetTypes(by_head[head])
-        values = object_columns(predictions, classes, types) | image_columns(predictions, classes, types)
+        values = table_columns(encoded(predictions, classes, types, "object"), classes)
+        values |= image_columns(encoded(predictions, classes, types, "image"))
         for key in (key for key in predictions if key in types and types[key].per == "pixel"):
             files = types[key].encode(as_array(predictions[key]), classes) or {}
             values |= {f"{key}{suffix}": _as_bytes(content) for suffix, content in files.items()}

@@ -10,8 +10,7 @@ from densevit.interfaces import Class, Predictions
 from densevit.targets.types import TargetTypes, as_array
 from densevit_batch.image_file import ImageFile
 from densevit_batch.image_writers import OutputFolder
-from densevit_batch.prediction_columns import image_columns
-from densevit_batch.prediction_entries import csv_text, json_entries, table_row
+from densevit_batch.prediction_columns import as_lists, csv_text, encoded, image_columns, json_lines, table_columns
 from densevit_batch.prediction_folder import Failed, Texts
 from densevit_batch.prediction_tables import FAILED, IMAGES, OBJECTS, PREDICTED
 
@@ -35,29 +34,36 @@ def image_texts(file: ImageFile, result: Result, output: OutputFolder, format: s
         prefix = "" if folder == output.path else f"{head}/"
         for key, annotated in output.maps.add(head, file.name, predictions, image).items():
             texts[f"{prefix}{key}{ENTRIES}"] = json.dumps(annotated)
-        entries = json_entries(file.image_id, predictions, classes, types)
-        if entries is not None:
-            names = {c.file_id: c.name for c in classes}
-            texts[f"{prefix}predictions.csv"] = csv_text(entries, names, output.thresholds[head], file.file_name)
-            if format == "json":
-                texts[f"{prefix}predictions.json"] = ",\n".join(map(json.dumps, entries))
-            else:
-                image_values = image_columns(predictions, classes, types)
-                entry |= {f"{prefix}{key}": value for key, value in image_values.items()}
-                objects = [
-                    table_row(object_entry, names) for object_entry in (entries[:-1] if image_values else entries)
-                ]
-                texts |= {f"{prefix}{OBJECTS}": json.dumps(objects)} if objects or not image_values else {}
-    texts |= {IMAGES: json.dumps([entry | {"state": PREDICTED}])} if format != "json" else {}
-    return texts if format != "json" else texts | {"images.json": json.dumps(entry)}
+        objects = encoded(predictions, classes, types, "object")
+        per_image = encoded(predictions, classes, types, "image")
+        if not objects and not per_image:
+            continue
+        singles = {key: [value] for key, value in per_image.items()}
+        table = as_lists(table_columns(objects, classes)) or singles
+        table = {"image_id": [file.image_id] * len(next(iter(table.values()))), **table}
+        texts[f"{prefix}predictions.csv"] = csv_text(file.file_name, table, output.thresholds[head])
+        if format == "json":
+            lines = [json_lines(file.image_id, columns) for columns in (objects, singles)]
+            texts[f"{prefix}predictions.json"] = ",\n".join(filter(None, lines))
+            continue
+        entry |= {f"{prefix}{key}": value for key, value in image_columns(per_image).items()}
+        if objects:
+            texts[f"{prefix}{OBJECTS}"] = json.dumps(table)
+    if format == "json":
+        return texts | {"images.json": json.dumps(entry)}
+    return texts | {IMAGES: _row({**entry, "state": PREDICTED})}
 
 
 def failed_texts(failed: Failed, format: str) -> Texts:
     """The texts of an unreadable image."""
-    row = {"image": failed.file_name, "reason": failed.reason}
-    texts = {"failed.csv": csv_text([row], {}, 0, failed.file_name)}
+    texts = {"failed.csv": csv_text(failed.file_name, {"reason": [failed.reason]})}
     entry = {"id": failed.image_id, "file_name": failed.file_name, "state": FAILED}
-    return texts if format == "json" else texts | {IMAGES: json.dumps([entry])}
+    return texts if format == "json" else texts | {IMAGES: _row(entry)}
+
+
+def _row(values: Mapping[str, Any]) -> str:
+    """The text of a table with one row."""
+    return json.dumps({name: [value] for name, value in values.items()})
 
 
 @runtime_checkable

@@ -58,7 +58,7 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
                     files[name] = _writer(folder / name, settings, maps, replaced)
                 files[name].write(text)
 
-        add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "[]"})
+        add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "{}"})
         for file in (file for part in parts for file in part.blocks if file.is_file()):
             blocks.append(read_counts(file))
             failures = (failed_texts(image, settings["format"]) for image in blocks[-1].failed)
@@ -114,21 +114,24 @@ class CsvTable:
 
 
 class ParquetTable:
-    """A Parquet table: a folder of part files. rows: least number of rows of a part file, except the last."""
+    """A Parquet table: a folder of part files. Texts are columns of rows. rows: least number of rows of a part file,
+    except the last."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        self._path, self._partial, self._most = path, path.with_name(f"{path.name}.partial"), rows
-        self._part, self._rows = 0, list[dict[str, Any]]()
+        self._path, self._partial, self._least = path, path.with_name(f"{path.name}.partial"), rows
+        self._parts, self._tables = 0, list[Any]()
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
 
     def write(self, text: str) -> None:
-        self._rows += json.loads(text)
-        if len(self._rows) >= self._most:
+        import pyarrow
+
+        self._tables.append(pyarrow.table(json.loads(text)))
+        if sum(map(len, self._tables)) >= self._least:
             self._write()
 
     def close(self) -> None:
-        if self._rows or not self._part:
+        if self._tables or not self._parts:
             self._write()
         shutil.rmtree(self._path, ignore_errors=True)
         self._partial.rename(self._path)
@@ -137,11 +140,11 @@ class ParquetTable:
         import pyarrow
         from pyarrow import parquet
 
-        names = dict.fromkeys(key for row in self._rows for key in row)
-        table = pyarrow.table({name: [row.get(name) for row in self._rows] for name in names or ("image_id",)})
-        parquet.write_table(table, self._partial / f"{self._part:06}.parquet", compression="zstd")
-        self._part += 1
-        self._rows.clear()
+        tables = [table for table in self._tables if len(table)] or [pyarrow.table({"image_id": []})]
+        table = pyarrow.concat_tables(tables, promote_options="permissive").combine_chunks()
+        parquet.write_table(table, self._partial / f"{self._parts:06}.parquet", compression="zstd")
+        self._parts += 1
+        self._tables.clear()
 
 
 class AnnotationFile:

@@ -45,18 +45,20 @@ def test_wrong_values_are_described(kind, value, message):
 
 def test_detections_are_entries_of_coco_results():
     boxes = np.array([[1.5, 2, 11.5, 22]], np.float32)
-    parts = (Boxes().encode(boxes, CLASSES), ObjectLabels().encode(np.array([1]), CLASSES))
-    assert parts == ([{"bbox": [1.5, 2, 10, 20]}], [{"category_id": 18}])
-    assert Scores().encode(np.array([0.25], np.float32), CLASSES) == [{"score": 0.25}]
-    assert np.array_equal(Boxes().decode(parts[0], CLASSES), boxes)
-    assert ObjectLabels().decode(parts[1], CLASSES).tolist() == [1]
+    columns = Boxes().encode(boxes, CLASSES) | ObjectLabels().encode(np.array([1]), CLASSES)
+    columns |= Scores().encode(np.array([0.25], np.float32), CLASSES)
+    [entry] = [{name: values[0].tolist() for name, values in columns.items()}]
+    assert entry == {"bbox": [1.5, 2, 10, 20], "category_id": 18, "score": 0.25}
+    assert np.array_equal(Boxes().decode([entry], CLASSES), boxes)
+    assert ObjectLabels().decode([entry], CLASSES).tolist() == [1]
 
 
 def test_masks_are_run_length_codes_of_pycocotools():
     masks = np.random.default_rng(0).random((3, *SIZE)) < 0.5
     encoded = InstanceMasks().encode(masks, CLASSES)
-    assert codes.area([one["segmentation"] for one in encoded]).tolist() == masks.sum(axis=(1, 2)).tolist()
-    assert np.array_equal(np.asarray(InstanceMasks().decode(encoded, CLASSES)), masks)
+    entries = [{"segmentation": code} for code in encoded["segmentation"]]
+    assert codes.area(encoded["segmentation"]).tolist() == masks.sum(axis=(1, 2)).tolist()
+    assert np.array_equal(np.asarray(InstanceMasks().decode(entries, CLASSES)), masks)
     assert InstanceMasks().encode(RunLengthMasks.from_dense(masks, SIZE), CLASSES) == encoded
 
 

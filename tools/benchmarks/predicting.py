@@ -3,14 +3,13 @@
 With `waiting`, a backbone waits 10 ms per image without a core, as for a GPU, and a head predicts 300 boxes. With a
 config's name, a model with random weights uses the cores. About ten objects per image are above the threshold. Both are
 run alternately, and the medians compared: the command should reach 0.9 of the images per second of
-`model.iterate`.
+`model.iterate`. The processor's time of the process is that of all its threads.
 
     python tools/benchmarks/predicting.py waiting start/detector coco/dfine_n --images 200
 """
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -72,14 +71,16 @@ def write_images(folder: Path, count: int) -> None:
             os.link(folder / f"{n % FILES:06}.jpg", folder / f"{n:06}.jpg")
 
 
-def timed(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """The seconds of a call, and those of the processor."""
+    begin = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
 
-def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, float]:
-    """Returns the images per second of the command and of the iterator. name: the name of a config, or `waiting`."""
+def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the seconds per image of the command and of the iterator, and those of the processor. name: the name of a
+    config, or `waiting`."""
     if name == "waiting":
         model = DenseModel(WaitingBackbone(), {"detection": FixedBoxes((1,), (32,), CLASSES)})
     else:
@@ -89,12 +90,12 @@ def measure(name: str, folder: Path, count: int, rounds: int) -> tuple[float, fl
     results = model.predict(images[:FILES], 0.0, BATCH)
     threshold = float(torch.cat([result["scores"] for result in results]).sort().values[-DRAWN * FILES])
     command = ["predict", name, str(folder / "images"), "--draw", "none", "--threshold", str(threshold), "--quiet"]
-    seconds: dict[str, list[float]] = {"command": [], "iterator": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"command": [], "iterator": []}
     for n in range(rounds):
         out = ["--out", str(folder / f"{name.replace('/', '-')}-{n}")]
         seconds["command"].append(timed(lambda: densevit_command([*command, *out])))  # noqa: B023
         seconds["iterator"].append(timed(lambda: [None for _ in model.iterate(images, 0.0, BATCH)]))
-    return count / statistics.median(seconds["command"]), count / statistics.median(seconds["iterator"])
+    return np.median(seconds["command"], axis=0) / count, np.median(seconds["iterator"], axis=0) / count
 
 
 def main() -> None:
@@ -108,7 +109,9 @@ def main() -> None:
         write_images(Path(name, "images"), args.images)
         for model in args.models:
             command, iterator = measure(model, Path(name), args.images, args.rounds)
-            print(f"  {model:16} command {command:7.1f}  iterator {iterator:7.1f}  ratio {command / iterator:.3f}")
+            rates, ratio = (1 / command[0], 1 / iterator[0]), iterator[0] / command[0]
+            processor = f"processor {1000 * command[1]:.1f} and {1000 * iterator[1]:.1f} ms per image"
+            print(f"  {model:16} command {rates[0]:7.1f}  iterator {rates[1]:7.1f}  ratio {ratio:.3f}  {processor}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def millimetres(depth: np.ndarray) -> np.ndarray:
 
 def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[str, Any]]:
     boxes = xywh(targets["boxes"].numpy()).tolist()
-    segmentations = InstanceMasks().encode(targets["masks"], classes) if "masks" in targets else [{}] * len(boxes)
+    codes = InstanceMasks().encode(targets["masks"], classes)["segmentation"] if "masks" in targets else []
     for number, label in enumerate(targets["labels"].tolist()):
         annotation = {
             "category_id": classes[label].file_id,
@@ -78,7 +78,7 @@ def _annotations(targets: Targets, classes: tuple[Class, ...]) -> Iterator[dict[
             "area": targets["area"][number].item(),
             "iscrowd": int(targets["iscrowd"][number]),
         }
-        yield annotation | segmentations[number]
+        yield annotation | ({"segmentation": codes[number]} if codes else {})
 
 
 def _category(category: Class, number: int) -> dict[str, Any]:

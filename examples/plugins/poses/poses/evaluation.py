@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 import densevit
@@ -71,7 +72,9 @@ class KeypointAP(densevit.Evaluator):
         ]
 
     def _entries(self, values: Mapping[str, Any]) -> Entries:
-        """A dict per object, as each type encodes it."""
-        arrays = {key: torch.as_tensor(values[key]).cpu().numpy() for key in TYPES if key in values}
-        rows = zip(*(TYPES[key].encode(array, self.classes) for key, array in arrays.items()), strict=True)
-        return [{key: value for part in row for key, value in part.items()} for row in rows]
+        """A dict per object, of what each type encodes."""
+        columns: dict[str, Any] = {}
+        for key in (key for key in TYPES if key in values):
+            columns |= TYPES[key].encode(torch.as_tensor(values[key]).cpu().numpy(), self.classes)
+        rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -56,9 +56,9 @@ class Tilt(TargetType):
                 ends = centres + _directions(result[key]) * ((y1 - y0) / 2)[:, None]
                 canvas.lines(np.stack([centres, ends], axis=1), TILT_COLOR)
 
-    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> list[dict[str, Any]]:
+    def encode(self, value: np.ndarray, classes: Sequence[Class]) -> dict[str, np.ndarray]:
         """`tilt`, in degrees."""
-        return [{"tilt": angle} for angle in np.degrees(value.astype(np.float64)).tolist()]
+        return {"tilt": np.degrees(value.astype(np.float64))}
 
     def decode(self, encoded: Sequence[Mapping[str, Any]], classes: Sequence[Class]) -> np.ndarray:
         return np.radians(np.array([entry["tilt"] for entry in encoded], np.float64))
