@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.depth_maps import file_types
-from densevit.errors import DataError, DensevitError
+from densevit.errors import DataError
 from densevit.inference.image_sizes import ImageSize
 from densevit.inference.model_loading import device_of, load
 from densevit.inference.result import Result
@@ -33,7 +33,6 @@ class BatchPredictor:
     model, device, trust, runtime: the parameters of `load`; the default device is an accelerator if there is one. A
     path must be valid in every process. threshold, batch_size, inference, image_size, focal: the parameters of
     `DenseModel.predict`. column: the column of images; None: the first of `image`, `bytes` and `path`.
-    Raises DensevitError for a wrong batch size or threshold.
 
     Example:
         >>> predict = densevit.BatchPredictor("runs/detr_swin", device="cpu")
@@ -52,14 +51,6 @@ class BatchPredictor:
     trust: bool = False
     runtime: str | None = None
     focal: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DensevitError(f"BatchPredictor: batch_size is {self.batch_size}; at least 1 is expected.")
-        scores = self.threshold.values() if isinstance(self.threshold, Mapping) else (self.threshold,)
-        wrong = next((score for score in scores if score is not None and not 0 <= score <= 1), None)
-        if wrong is not None:
-            raise DensevitError(f"BatchPredictor: threshold is {wrong}; a score from 0 to 1 is expected.")
 
     def __call__(self, batch: Any) -> dict[str, Any]:
         """Returns a batch as columns: lists with one value per image.

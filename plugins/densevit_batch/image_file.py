@@ -1,9 +1,8 @@
 """An image of a list: a file, a frame of a video, an image of a URL, or an image in a tar. Frames of videos."""
 
+import os
 import threading
 import warnings
-from collections import defaultdict
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,7 @@ from densevit.data.io.videos import NO_FRAME, opened
 from densevit.errors import DataError
 from densevit.inference.downloads import download
 
-
-class Video:
-    """A video whose frames are images of a list. frames: the reader of these frames, set by `open_videos`."""
-
-    frames: "VideoFrames"
+_KEPT = 2 * (os.cpu_count() or 1) + 8  # frames of a video that wait for their thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +28,9 @@ class ImageFile:
     subfolder per 1,000 images: 0012/NAME for the indices 12,000 to 12,999.
     image_id: the id in a COCO json. Otherwise the file's stem as an integer, as in COCO (000000000139.jpg is 139), if
     it is a unique integer; else the file's name, or its path if the name is not unique.
-    frame: the number of a frame of `video`, from 0; its name and id are NAME_000012. url: the address of an image to
-    download, whose path is HOST/FILE. index: the index in the list of all images. member: the image in a tar; a
-    DataError, which `read` raises, for a line of a list file that names no image.
+    frame: the number of a frame of a video, from 0; its name and id are NAME_000012. frames: the video's reader. url:
+    the address of an image to download, whose path is HOST/FILE. index: the index in the list of all images. member:
+    the image in a tar; a DataError, which `read` raises, for a line of a list file that names no image.
     """
 
     location: str
@@ -44,7 +39,7 @@ class ImageFile:
     frame: int | None = None
     url: str | None = None
     index: int = 0
-    video: Video | None = None
+    frames: "VideoFrames | None" = None
     member: TarMember | DataError | None = None
 
     @property
@@ -64,19 +59,9 @@ class ImageFile:
             return read_image(download(self.url), channels, name=self.url)
         if self.member is not None:
             return read_image(self.member.read(), channels, name=self.file_name)
-        if self.video is not None and self.frame is not None:
-            return self.video.frames.read(self.frame)
+        if self.frames is not None and self.frame is not None:
+            return self.frames.read(self.frame)
         return read_image(self.path, channels)
-
-
-def open_videos(images: Iterable[ImageFile]) -> None:
-    """Prepares the videos of `images`; each frame can then be read once."""
-    frames: dict[tuple[Video, str], set[int]] = defaultdict(set)
-    for image in images:
-        if image.video is not None and image.frame is not None:
-            frames[image.video, image.location].add(image.frame)
-    for (video, location), wanted in frames.items():
-        video.frames = VideoFrames(Path(location), wanted)
 
 
 def count_frames(path: Path) -> int:
@@ -104,27 +89,27 @@ def count_frames(path: Path) -> int:
 class VideoFrames:
     """Frames of a video by number, for threads that request them approximately in order.
 
-    wanted: the numbers of the frames that will be requested, each once. A decoded frame is kept until it is requested.
+    The last frames are kept until they are requested. An earlier frame is decoded from the beginning.
     """
 
-    def __init__(self, path: Path, wanted: Collection[int]) -> None:
-        self.path, self.wanted = path, wanted
-        self._video = opened(path)
-        self._lock = threading.Lock()
-        self._next = 0
-        self._waiting: dict[int, np.ndarray] = {}
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.Lock()
+        self._video: cv2.VideoCapture | None = None
+        self._next, self._waiting = 0, dict[int, np.ndarray]()
 
     def read(self, number: int) -> np.ndarray:
         """Returns a frame, (H, W, 3) uint8, RGB. Raises DataError if the video ends before it."""
         with self._lock:
+            if self._video is None or (number < self._next and number not in self._waiting):
+                self._video, self._next = opened(self.path), 0
             while number >= self._next:
                 is_read, frame = self._video.read()
                 if not is_read and not self._next:
                     raise DataError(f"{self.path}: {NO_FRAME}")
                 if not is_read:
                     raise DataError(f"{self.path}: frame {number} cannot be read; the video ends at {self._next}.")
-                if self._next in self.wanted:
-                    self._waiting[self._next] = frame
+                self._waiting[self._next] = frame
+                self._waiting.pop(self._next - _KEPT, None)
                 self._next += 1
             frame = self._waiting.pop(number)
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

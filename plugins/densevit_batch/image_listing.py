@@ -12,7 +12,7 @@ from typing import Any
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.image_files import companions
 from densevit.errors import DataError
-from densevit_batch.image_file import ImageFile, Video, count_frames
+from densevit_batch.image_file import ImageFile, VideoFrames, count_frames
 from densevit_batch.image_sources import ImageSource, is_video, listed_images
 
 _FRAME = re.compile(r"(.+)_\d{6,}")  # the name of a frame: its video's name, and its number
@@ -46,7 +46,7 @@ def find_images(sources: Sequence[str], channels: Channels = RGB, stdin: str = "
     names = _output_names([source.location for source in listed], [*clips])
     images: list[ImageFile] = []
     for index, (source, name, image_id) in enumerate(zip(listed, names, _image_ids(listed), strict=True)):
-        (location, url, _, member), video = source, Video() if index in clips else None
+        (location, url, _, member), video = source, VideoFrames(Path(source.location)) if index in clips else None
         for frame in (None,) if video is None else range(clips[index]):
             number, stem = len(images), name if frame is None else f"{name}_{frame:06}"
             path = f"{number // PER_SUBFOLDER:04}/{stem}" if in_subfolders else stem

@@ -101,12 +101,12 @@ class DrawnVideos:
     def write(self, image: ImageFile, pixels: np.ndarray, result: Result) -> None:
         name = f"{Path(image.name).name.rpartition('_')[0]}.mp4"
         for head in result.predictions:
-            path, video = self._output.file(head, "drawn", name), self._videos.get(head)
-            if video is None or video.path != path:
-                if video is not None:
-                    video.close()
-                video = self._videos[head] = DrawnVideo(path, image.path)
-            video.add(self._output.drawn(head, pixels, result, frame=True))
+            path, drawn = self._output.file(head, "drawn", name), self._output.drawn(head, pixels, result, frame=True)
+            if head in self._videos and self._videos[head].path != path:
+                self._videos.pop(head).close()
+            if head not in self._videos:
+                self._videos[head] = DrawnVideo(path, image.path, drawn.shape[:2])
+            self._videos[head].add(drawn)
 
     def close(self) -> None:
         for video in self._videos.values():

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,8 @@ from densevit_batch.prediction_folder import (
     Counts,
     Texts,
     parts_of,
-    read_counts,
+    read_block,
     read_settings,
-    read_texts,
-    remove_parts,
     write_settings,
 )
 from densevit_batch.prediction_tables import IMAGES
@@ -60,9 +58,9 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
 
         add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "{}"})
         for file in (file for part in parts for file in part.blocks if file.is_file()):
-            blocks.append(read_counts(file))
-            failures = (failed_texts(image, settings["format"]) for image in blocks[-1].failed)
-            for texts in (*read_texts(file), *failures):
+            counts, *images = read_block(file)
+            blocks.append(counts)
+            for texts in (*images, *(failed_texts(image, settings["format"]) for image in counts.failed)):
                 add(texts)
         for writer in files.values():
             writer.close()
@@ -73,7 +71,10 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
         settings.pop(PARTS, None)
         with replaced_file(folder / SETTINGS) as partial:
             write_settings(partial, settings)
-        remove_parts(folder)
+        for part in parts:
+            shutil.rmtree(part.folder, ignore_errors=True)  # absent without images
+        with suppress(OSError):  # a head's folder may be named "parts"
+            (folder / PARTS).rmdir()
     return counts
 
 

@@ -2,8 +2,7 @@
 
 import math
 import os
-from contextlib import ExitStack
-from types import TracebackType
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +22,7 @@ _ROWS = 512  # rows per step when an image is decimated
 _RGB: list[Any] = [(colours, alpha) for colours in ("RGB", "YCBCR") for alpha in ((), (2,))]  # alpha is dropped
 
 
-class LargeTiff:
+class LargeTiff(AbstractContextManager["LargeTiff"]):
     """An open TIFF as a tensor (C, H, W) that can be sliced to windows, from top to bottom. Values as in `read_image`.
 
     Keeps the rows of the last window and the decoded segments (strips or tiles) that overlap them. A segment with more
@@ -57,12 +56,7 @@ class LargeTiff:
             self.rows(0, 1)  # raises for another type or number of channels
             stack.pop_all()
 
-    def __enter__(self) -> "LargeTiff":
-        return self
-
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def __getitem__(self, index: tuple[slice, slice, slice]) -> Tensor:

@@ -7,17 +7,15 @@ completely, also after an interruption: the last digits of predictions depend on
 import gzip
 import json
 import os
-import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from densevit.atomic_io import atomic_file, atomic_folder, check_new_folder, locked_folder
+from densevit.atomic_io import atomic_file, check_new_folder, locked_folder
 from densevit.errors import DataError, DensevitError, WeightsError
 from densevit.inference.iterating import BATCHES_AT_ONCE
 from densevit.interfaces import Class
@@ -146,10 +144,7 @@ class ListPart:
         if PARTS not in read_settings(self.predictions):
             yield
             return
-        if not self.folder.exists():
-            with atomic_folder(self.folder) as new:
-                (new / _PROCESS).write_text(process, encoding="utf-8")
-        elif not resume:
+        if self.folder.exists() and not resume:
             raise DensevitError(f"{self} was begun: {self.state(self.counts)}. Fix: add --resume, if it has ended.")
         with locked_folder(self.folder):
             (self.folder / _PROCESS).write_text(process, encoding="utf-8")
@@ -179,14 +174,6 @@ def parts_of(folder: Path) -> list[ListPart]:
     count, images = settings.get(PARTS, 0), int(settings["list"].split()[0])
     block = BATCHES_AT_ONCE * settings["batch_size"]
     return [ListPart(folder, number, count, images, block) for number in range(1, count + 1)]
-
-
-def remove_parts(folder: Path) -> None:
-    """Removes only the folders of parts: a head may be named "parts"."""
-    for part in (folder / PARTS).glob("*-of-*"):
-        shutil.rmtree(part)
-    with suppress(OSError):  # no folder, or a head's
-        (folder / PARTS).rmdir()
 
 
 class Failed(NamedTuple):
@@ -219,26 +206,20 @@ class Counts(NamedTuple):
 
 def write_block(file: Path, counts: Counts, images: Sequence[Texts]) -> None:
     """Writes a block; the file appears when it is complete."""
-    partial = file.with_suffix(".partial")
-    with gzip.open(partial, "wt", compresslevel=1, encoding="ascii") as block:
-        for line in (counts, *images):
-            block.write(json.dumps(line) + "\n")
+    partial, lines = file.with_suffix(".partial"), "\n".join(map(json.dumps, (counts, *images)))
+    partial.write_bytes(gzip.compress(lines.encode("ascii"), 1))
     partial.replace(file)
 
 
 def read_counts(file: Path) -> Counts:
     """The counts of a block; zero before it is written."""
-    if not file.is_file():
-        return Counts()
-    images, failed, *objects = next(_lines(file))
-    return Counts(images, [Failed(*fields) for fields in failed], *objects)
+    counts: Counts = next(read_block(file)) if file.is_file() else Counts()
+    return counts
 
 
-def read_texts(file: Path) -> Iterator[Texts]:
-    """Yields the texts of each predicted image of a block."""
-    return islice(_lines(file), 1, None)
-
-
-def _lines(file: Path) -> Iterator[Any]:
+def read_block(file: Path) -> Iterator[Any]:
+    """Yields the counts of a block, then the texts of each predicted image."""
     with gzip.open(file, "rt", encoding="ascii") as block:
+        images, failed, *objects = json.loads(next(block))
+        yield Counts(images, [Failed(*fields) for fields in failed], *objects)
         yield from map(json.loads, block)

@@ -16,11 +16,13 @@ PREDICTED, FAILED = "predicted", "failed"  # states of an image
 BOX = ("x", "y", "width", "height")
 
 
-def objects_list(folder: Path, head: str) -> Path | None:
-    """Returns the file of a head's objects in a folder of predictions: objects.parquet, or else predictions.json; None
-    if there is neither."""
-    paths = (parent / name for name in (OBJECTS, "predictions.json") for parent in (folder / head, folder))
-    return next((path for path in paths if path.exists()), None)
+def object_files(folder: Path, head: str) -> list[Path]:
+    """Returns the files of a head's objects in a folder of predictions: the part files of objects.parquet, or else
+    predictions.json; none without objects."""
+    parents = (folder / head, folder)
+    tables = (part_files(parent / OBJECTS) for parent in parents)
+    jsons = ([parent / "predictions.json"] for parent in parents if (parent / "predictions.json").is_file())
+    return next(filter(None, (*tables, *jsons)), [])
 
 
 def check_pyarrow(source: str) -> None:
@@ -33,25 +35,9 @@ def check_pyarrow(source: str) -> None:
         ) from None
 
 
-def is_table(path: Path) -> bool:
-    """Whether a path is a folder of Parquet files."""
-    return path.suffix == ".parquet" and path.is_dir()
-
-
 def part_files(table: Path) -> list[Path]:
     """Returns the part files of a table in the order in which they were written; none if there is no table."""
     return sorted(table.glob("[0-9]*.parquet"))
-
-
-def read_table(table: Path) -> "pyarrow.Table":
-    """Reads a table of part files. Raises DataError if the table has no part files or if a part file cannot be read."""
-    files = part_files(table)
-    if not files:
-        raise DataError(f"{table}: has no part of a table such as 000000.parquet, as `densevit predict` writes it.")
-    parts = [read_part(file) for file in files]
-    import pyarrow
-
-    return pyarrow.concat_tables(parts, promote_options="default")
 
 
 def read_part(file: Path) -> "pyarrow.Table":
@@ -71,10 +57,15 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
     have the predictions per image. Raises DataError if there is neither, for example if parts are not joined."""
     if (folder / "parts").is_dir() and not any((folder / name).exists() for name in (IMAGES, "images.json")):
         raise DataError(f"{folder}: its parts are not joined. Fix: densevit predictions join {folder}.")
-    table = folder / IMAGES
-    if not is_table(table):
+    rows = [row for file in part_files(folder / IMAGES) for row in read_part(file).to_pylist()]
+    if not rows:
         return list(read_json(folder / "images.json"))
-    return [row for row in read_table(table).to_pylist() if row.pop("state") == PREDICTED]
+    return [row for row in rows if row.pop("state") == PREDICTED]
+
+
+def read_entries(file: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The objects in a file of `object_files`, in COCO's results format. images: from `listed_images`."""
+    return object_entries(read_part(file), images) if file.suffix == ".parquet" else list(read_json(file))
 
 
 def object_entries(rows: "pyarrow.Table", images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,13 +12,12 @@ from pycocotools import mask as rle
 
 from densevit import registry
 from densevit.atomic_io import atomic_file
-from densevit.data.io.text_files import read_json
 from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit.paths import user_path
 from densevit.targets.mask_polygons import polygons_of
 from densevit_batch.prediction_folder import check_model, saved_classes
-from densevit_batch.prediction_tables import is_table, listed_images, object_entries, objects_list, read_table
+from densevit_batch.prediction_tables import listed_images, object_files, read_entries
 
 if TYPE_CHECKING:
     from densevit import DenseModel
@@ -145,11 +144,10 @@ def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _entries(folder: Path, heads: Sequence[str], images: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """The first head with objects, and its entries."""
     for head in heads:
-        path = objects_list(folder, head)
-        if path is not None:
-            entries = object_entries(read_table(path), images) if is_table(path) else read_json(path)
-            if not entries or any("category_id" in entry for entry in entries):
-                return head, entries
+        files = object_files(folder, head)
+        entries = [entry for file in files for entry in read_entries(file, images)]
+        if files and (not entries or any("category_id" in entry for entry in entries)):
+            return head, entries
     raise DataError(
         f"{folder}: has no predictions.json or objects.parquet with objects. Expected a folder written by `densevit "
         "predict` with a model that detects objects."

@@ -25,14 +25,7 @@ from densevit.model import InferenceModel
 from densevit.targets.image_classes import LISTED
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit_batch.prediction_folder import saved_classes
-from densevit_batch.prediction_tables import (
-    is_table,
-    listed_images,
-    object_entries,
-    objects_list,
-    part_files,
-    read_part,
-)
+from densevit_batch.prediction_tables import listed_images, object_entries, object_files, read_part
 
 if TYPE_CHECKING:
     from densevit.training.run.evaluation import EvaluationPlan
@@ -56,8 +49,7 @@ class StoredPredictions:
         self.images, ids = (images := listed_images(folder)), {image["id"] for image in images}
         self._places: dict[str, dict[int | str, tuple[Path, int, int]]] = {}
         for head in model.classes:
-            path = objects_list(folder, head)
-            for file in [] if path is None else part_files(path) if is_table(path) else [path]:
+            for file in object_files(folder, head):
                 places = {image_id: (file, first, length) for image_id, first, length in _places(file)}
                 if unknown := [*places.keys() - ids]:
                     raise DataError(f"{file}: no image of {folder} has the id {unknown[0]!r}. {_EDITED}")

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,7 @@ def test_wrong_options_are_refused_before_writing(model, photos, run):
 
 WRITERS: dict[str, tuple[type, str]] = {
     "drawings": (Image.Image, "save"),
-    "blocks": (gzip.GzipFile, "write"),
+    "blocks": (Path, "write_bytes"),
     "lists": (joining.JsonList, "write"),
     "tables": (joining.CsvTable, "write"),
 }

@@ -10,7 +10,7 @@ import torch
 
 import densevit
 from densevit_batch.image_file import ImageFile
-from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, object_entries, read_table
+from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, object_files, read_entries
 from tests.batch.written_predictions import write_predictions
 from tests.cli.stand_in import CLASSES, read
 
@@ -26,7 +26,8 @@ def check_same(tables: str, jsons: str) -> None:
     """Both folders have the same images and objects; ids are text in the tables."""
     images = listed_images(Path(tables))
     assert as_text(images, "id") == as_text(read(f"{jsons}/images.json"), "id")
-    objects = object_entries(read_table(Path(tables, OBJECTS)), images)
+    [file] = object_files(Path(tables), "detection")
+    objects = read_entries(file, images)
     assert as_text(objects, "image_id") == as_text(read(f"{jsons}/predictions.json"), "image_id")
 
 
@@ -63,7 +64,7 @@ def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path
     write_predictions(tmp_path, classes, images, "parquet")
     rows = pandas.read_parquet(tmp_path / IMAGES)[["id", "width", "kind/image_class", "kind/image_score"]]
     assert rows.values.tolist() == [[3, 6, "dog", 0.5], [4, 6, "dog", 0.5]]
-    first = object_entries(read_table(tmp_path / "things" / OBJECTS), listed_images(tmp_path))[0]
+    first = read_entries(object_files(tmp_path, "things")[0], listed_images(tmp_path))[0]
     code = first.pop("segmentation")
     assert first == {"image_id": 4, "category_id": 18, "score": 0.5} and code["size"] == [4, 6]
     decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))

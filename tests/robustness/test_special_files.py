@@ -64,7 +64,7 @@ def test_file_that_is_a_fifo_is_named(tmp_path):
     path = fifo(tmp_path / "clip.mp4")
     assert count_frames(path) == 0
     with pytest.raises(DataError, match=r"clip\.mp4: no frame could be read"):
-        VideoFrames(path, {0}).read(0)
+        VideoFrames(path).read(0)
 
 
 def test_postscript_is_not_run(tmp_path, monkeypatch):

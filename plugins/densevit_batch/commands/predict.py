@@ -39,11 +39,11 @@ def run(args: Namespace) -> int:
     """Runs the command. Returns 1 if more than --max-failed images could not be read; processes all others."""
     from densevit.atomic_io import next_free_folder
     from densevit.channels import Channels
-    from densevit.config import InferenceSection, section
+    from densevit.config import InferenceSection
     from densevit.data.io.channel_files import SUFFIXES as CHANNEL_FILES
     from densevit.inference import model_loading
     from densevit_batch.commands.prediction_processes import devices_of, predict_on_devices, this_process
-    from densevit_batch.folder_prediction import FolderPrediction, PredictionOptions
+    from densevit_batch.folder_prediction import FolderPrediction
     from densevit_batch.image_listing import find_images
     from densevit_batch.joining import join_blocks
     from densevit_batch.prediction_folder import open_folder
@@ -60,28 +60,12 @@ def run(args: Namespace) -> int:
     inference = {
         key: getattr(args, key) for key in InferenceSection.model_fields if key != "batch_size" and key in args
     }
-    alone = {key: value for key, value in inference.items() if key != "stride" or "window" in inference}
-    section("inference", alone, "command line")  # a stride for the model's window is checked with the model
     device = "cpu" if args.devices > 1 else devices[local % len(devices)]
     model = model_loading.load(args.model, device, args.trust, args.runtime)
     if model.channels.files or any(image.location.lower().endswith(CHANNEL_FILES) for image in images):
         images = find_images(args.sources, model.channels, names)
     args.out = args.out or next_free_folder(Path("predictions"))
-    options = PredictionOptions(
-        args.model,
-        args.sources,
-        args.threshold,
-        args.min_score,
-        args.focal,
-        inference,
-        args.image_size,
-        args.video,
-        args.format,
-        args.draw,
-        args.batch_size,
-        part if args.devices == 1 else (1, args.devices),
-    )
-    prediction = FolderPrediction(model, images, args.out, options)
+    prediction = FolderPrediction(model, images, args, inference, part if args.devices == 1 else (1, args.devices))
     if args.draw is None and prediction.drawn < len(images):
         args.output.show(
             f"The first {prediction.drawn} of {len(images):,} images are drawn. To draw more: --draw all or --draw N"
@@ -99,7 +83,6 @@ def _check(args: Namespace, shares: bool) -> None:
     """Raises DensevitError for wrong options and wrong combinations. shares: whether the process predicts one of
     several parts."""
     from densevit.atomic_io import check_new_folder, check_writable
-    from densevit_batch.folder_prediction import check_lowest_score
     from densevit_batch.prediction_folder import resume_hint
     from densevit_batch.prediction_tables import check_pyarrow
 
@@ -131,8 +114,6 @@ def _check(args: Namespace, shares: bool) -> None:
     for applies, message in problems:
         if applies:
             raise DensevitError(message)
-    if args.min_score is not None and args.threshold is not None:
-        check_lowest_score(args.min_score, args.threshold, "--threshold")
     if args.format == "parquet":
         check_pyarrow("--format parquet")
     if args.out and not (args.resume or shares):
