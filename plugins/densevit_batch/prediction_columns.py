@@ -14,7 +14,7 @@ from densevit.targets.types import TargetTypes, as_array
 from densevit_batch.prediction_tables import BOX
 
 Columns = Mapping[str, Any]
-"""By name an array of numbers, (N,) or (N, K), or a list of N values."""
+"""Columns with a value per object: by name an array of numbers, (N,) or (N, K), or a list of N values."""
 _DIGITS = 4  # decimal places of numbers in a CSV
 
 
