@@ -64,7 +64,8 @@ def listed_images(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_entries(file: Path, images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The objects in a file of `object_files`, in COCO's results format. images: the objects' images, from `listed_images`."""
+    """The objects in a file of `object_files`, in COCO's results format. images: the objects' images, from
+    `listed_images`."""
     return object_entries(read_part(file), images) if file.suffix == ".parquet" else list(read_json(file))
 
 
