@@ -37,6 +37,7 @@ DEVELOPMENT = ("git", "mkdocs", "mypy", "ruff", "tools/check")  # accepted, and 
 RECORDED = r"""
 record() { printf '%s\0' "$@" >> "$CALLS"; printf '\n\0' >> "$CALLS"; }
 srun() { "$@"; }
+sbatch() { SLURM_ARRAY_JOB_ID=1 SLURM_ARRAY_TASK_ID=0; while [ "${1#-}" != "$1" ]; do shift; done; source "$@"; }
 cd() { record cd "$@"; }
 """
 ONCE = ("doctor", "check", "evaluate")  # no later block needs what they write: one page runs equal commands
@@ -171,7 +172,7 @@ class Page:
     # ---- shell ----
 
     def _bash(self, block: Block) -> None:
-        submissions = 2 if "#SBATCH --requeue" in block.text else 1
+        submissions = 2 if block.text.startswith("sbatch ") else 1  # and a requeued one
         for argv in (one for _ in range(submissions) for one in self.commands(block.text)):
             self._command([re.sub(r"\b[A-Z]{3,}\b", lambda m: self.words.get(m[0], m[0]), part) for part in argv])
 

@@ -16,6 +16,7 @@ from densevit import cli, registry
 from densevit import config as configs
 from densevit.config import yaml_io
 from densevit.errors import DensevitError
+from densevit_probes.protocols import Protocol, backbone_section
 from tests.docs import known_keys
 from tests.docs.inline_code import KEY, OVERRIDE, PATH, Inline
 from tests.docs.page_runner import PROGRAMS
@@ -60,6 +61,9 @@ class Resolver:
                 self._check(dataclasses.replace(code, text=part))
         elif text in OTHERS or ("*" in text and re.fullmatch(KEY, text)):
             return
+        elif name == "sbatch":
+            self._path(words[1])
+            self._command(["densevit", "train", *words[2:]])
         elif name in PROGRAMS or (words[1:] and command_of(words)):
             self._command(words if name in PROGRAMS else ["densevit", *words])
         elif name.startswith("--"):
@@ -83,6 +87,8 @@ class Resolver:
             name = command_of(rest)
             assert name, f"there is no command {rest[0]!r}"
             check_flags([word for word in rest if word.startswith(("--", "[--"))], flags_of(cli.command(name)[1]))
+            if name == "probe" and "--protocol" in rest:
+                self._probe(rest[1 : rest.index("--protocol")], rest[rest.index("--protocol") + 1])
             self._arguments([word for word in rest[len(name.split()) :] if not word.startswith(("-", "["))])
         elif program == "python" and rest and rest[0].endswith(".py"):
             file = rest[0].removeprefix(".../")
@@ -101,6 +107,13 @@ class Resolver:
             self._load(recipes[0], overrides)
         else:
             check_overrides(overrides)
+
+    def _probe(self, backbones: Sequence[str], protocol: str) -> None:
+        """The backbones under a protocol."""
+        named = [one for one in backbones if without_placeholder(f"backbone={one}") != "backbone"]
+        for backbone in named if (self.project / f"configs/probe/{protocol}.yaml").is_file() else ():
+            if "=" not in backbone:
+                self.build(Protocol.read(protocol).config(backbone_section(backbone)[1]))
 
     def _load(self, recipe: str, overrides: Sequence[str]) -> None:
         parts = [part for word in overrides for part in of_folder(word, recipe)]
