@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from densevit_batch.prediction_folder import (
 from densevit_batch.prediction_tables import IMAGES
 
 MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
+Write = Callable[[str], object]
+"""Adds the text of an image to a file of all images, see `image_texts`."""
 
 
 def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:
@@ -46,15 +48,15 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
             f"{folder}: {len(left)} of {len(parts)} parts {'is' if len(left) == 1 else 'are'} not complete: "
             f"{listed(left)}. Fix: predict these parts, with --resume if they were begun."
         )
-    blocks, files = list[Counts](), dict[str, ListWriter]()
-    with ExitStack() as replaced:
+    blocks, writers = list[Counts](), dict[str, Write]()
+    with ExitStack() as files:
 
         def add(texts: Texts) -> None:
             for name, text in texts.items():
-                if name not in files:
+                if name not in writers:
                     (folder / name).parent.mkdir(exist_ok=True)
-                    files[name] = _writer(folder / name, settings, maps, replaced)
-                files[name].write(text)
+                    writers[name] = files.enter_context(_writer(folder / name, settings, maps))
+                writers[name](text)
 
         add({"images.json": ""} if settings["format"] == "json" else {IMAGES: "{}"})
         for file in (file for part in parts for file in part.blocks if file.is_file()):
@@ -62,8 +64,6 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
             blocks.append(counts)
             for texts in (*images, *(failed_texts(image, settings["format"]) for image in counts.failed)):
                 add(texts)
-        for writer in files.values():
-            writer.close()
     counts = Counts.summed(blocks)
     if not counts.failed:
         (folder / "failed.csv").unlink(missing_ok=True)
@@ -78,101 +78,85 @@ def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = Tru
     return counts
 
 
-class JsonList:
-    """A JSON list with one entry per line."""
+@contextmanager
+def json_list(path: Path) -> Iterator[Write]:
+    """Writes a JSON list with one entry per line."""
+    separator = "[\n"
+    with replaced_file(path) as partial, partial.open("w", encoding="utf-8") as file:
 
-    def __init__(self, path: Path) -> None:
-        self._file, self._separator = path.open("w", encoding="utf-8"), "[\n"
+        def write(text: str) -> None:
+            nonlocal separator
+            if text:
+                file.write(separator + text)
+                separator = ",\n"
 
-    def write(self, text: str) -> None:
-        if text:
-            self._file.write(self._separator + text)
-            self._separator = ",\n"
-
-    def close(self) -> None:
-        self._file.write("[\n]\n" if self._separator == "[\n" else "\n]\n")
-        self._file.close()
-
-
-class CsvTable:
-    """A CSV file. The header of the first added CSV text sets the columns; rows of later texts are fitted to these
-    columns."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self._columns = path.open("w", **FORM), ""
-
-    def write(self, text: str) -> None:
-        columns, _, rows = text.partition("\r\n")
-        if columns == self._columns or not self._columns:
-            self._file.write(rows if self._columns else text)
-        else:
-            table = csv.DictWriter(self._file, next(csv.reader([self._columns])), restval="", extrasaction="ignore")
-            table.writerows(csv.DictReader(io.StringIO(text, newline="")))
-        self._columns = self._columns or columns
-
-    def close(self) -> None:
-        self._file.close()
+        yield write
+        file.write("[\n]\n" if separator == "[\n" else "\n]\n")
 
 
-class ParquetTable:
-    """A Parquet table: a folder of part files. Texts are columns of rows. rows: least number of rows of a part file,
+@contextmanager
+def csv_table(path: Path) -> Iterator[Write]:
+    """Writes a CSV file. The header of the first text sets the columns; rows of later texts are fitted to these."""
+    header = ""
+    with replaced_file(path) as partial, partial.open("w", **FORM) as file:
+
+        def write(text: str) -> None:
+            nonlocal header
+            columns, _, rows = text.partition("\r\n")
+            if header and columns != header:
+                table = csv.DictWriter(file, next(csv.reader([header])), restval="", extrasaction="ignore")
+                table.writerows(csv.DictReader(io.StringIO(text, newline="")))
+            else:
+                file.write(rows if header else text)
+            header = header or columns
+
+        yield write
+
+
+@contextmanager
+def parquet_table(path: Path, least: int) -> Iterator[Write]:
+    """Writes a Parquet table: a folder of part files. Texts are columns of rows. least: number of rows of a part file,
     except the last."""
+    import pyarrow
+    from pyarrow import parquet
 
-    def __init__(self, path: Path, rows: int) -> None:
-        self._path, self._partial, self._least = path, path.with_name(f"{path.name}.partial"), rows
-        self._parts, self._tables = 0, list[Any]()
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+    partial, tables = path.with_name(f"{path.name}.partial"), list[Any]()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
 
-    def write(self, text: str) -> None:
-        import pyarrow
+    def write_part() -> None:
+        rows = pyarrow.concat_tables(tables or [pyarrow.table({"image_id": []})], promote_options="permissive")
+        file = partial / f"{len([*partial.iterdir()]):06}.parquet"
+        parquet.write_table(rows.combine_chunks(), file, compression="zstd")
+        tables.clear()
 
-        self._tables.append(pyarrow.table(json.loads(text)))
-        if sum(map(len, self._tables)) >= self._least:
-            self._write()
+    def write(text: str) -> None:
+        table = pyarrow.table(json.loads(text))
+        if len(table):
+            tables.append(table)
+        if sum(map(len, tables)) >= least:
+            write_part()
 
-    def close(self) -> None:
-        if self._tables or not self._parts:
-            self._write()
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._partial.rename(self._path)
-
-    def _write(self) -> None:
-        import pyarrow
-        from pyarrow import parquet
-
-        tables = [table for table in self._tables if len(table)] or [pyarrow.table({"image_id": []})]
-        table = pyarrow.concat_tables(tables, promote_options="permissive").combine_chunks()
-        parquet.write_table(table, self._partial / f"{self._parts:06}.parquet", compression="zstd")
-        self._parts += 1
-        self._tables.clear()
+    yield write
+    if tables or not any(partial.iterdir()):
+        write_part()
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
 
 
-class AnnotationFile:
-    """KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
-
-    def __init__(self, maps: MapFiles, head: str, key: str) -> None:
-        self._maps, self._head, self._key, self._images = maps, head, key, list[EncodedMap]()
-
-    def write(self, text: str) -> None:
-        self._images.append(EncodedMap(*json.loads(text)))
-
-    def close(self) -> None:
-        self._maps.write_annotations(self._head, self._key, self._images)
+@contextmanager
+def annotation_file(maps: MapFiles, head: str, key: str) -> Iterator[Write]:
+    """Writes KEY.json, with entries of the maps of all images; see `SupportsAnnotationFile`."""
+    images = list[EncodedMap]()
+    yield lambda text: images.append(EncodedMap(*json.loads(text)))
+    maps.write_annotations(head, key, images)
 
 
-ListWriter = JsonList | CsvTable | ParquetTable | AnnotationFile
-"""Writes a file of all images; `write` adds the text of an image, see `image_texts`."""
-
-
-def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles], replaced: ExitStack) -> ListWriter:
-    """The writer of a file. replaced: the context that completes files."""
+def _writer(path: Path, settings: Mapping[str, Any], maps: Callable[[], MapFiles]) -> AbstractContextManager[Write]:
+    """The writer of a file."""
     head = path.parent.name if path.parent.name in settings["threshold"] else next(iter(settings["threshold"]))
     if path.suffix == ENTRIES:
-        return AnnotationFile(maps(), head, path.stem)
-    if path.name == IMAGES:
-        return ParquetTable(path, MAX_IMAGES)
+        return annotation_file(maps(), head, path.stem)
     if path.suffix == ".parquet":
-        return ParquetTable(path, MAX_OBJECTS)
-    partial = replaced.enter_context(replaced_file(path))
-    return JsonList(partial) if path.suffix == ".json" else CsvTable(partial)
+        return parquet_table(path, MAX_IMAGES if path.name == IMAGES else MAX_OBJECTS)
+    return json_list(path) if path.suffix == ".json" else csv_table(path)
