@@ -8,6 +8,7 @@ from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
+from pydantic_core import to_json
 
 from densevit.interfaces import Class, Predictions
 from densevit.targets.types import TargetTypes, as_array
@@ -16,6 +17,7 @@ from densevit_batch.prediction_tables import BOX
 Columns = Mapping[str, Any]
 """Columns with a value per object: by name an array of numbers, (N,) or (N, K), or a list of N values."""
 _DIGITS = 4  # decimal places of numbers in a CSV
+_SMALLEST, _LARGEST = 1e-4, 1e15  # of numbers that all writers of JSON format without an exponent
 
 
 def encoded(
@@ -39,10 +41,15 @@ def json_lines(image_id: int | str, columns: Columns) -> str:
 
 
 def _json_texts(values: Any) -> list[str]:
-    """The JSON text of each value of a column; the numbers of an array are formatted in one call."""
+    """The JSON text of each value of a column, as of `json.dumps`; the numbers of an array are formatted in one call,
+    by pydantic in an eighth of the time unless one has an exponent."""
     if not isinstance(values, np.ndarray) or not values.size:
         return [json.dumps(value) for value in values]
-    text = json.dumps(values.tolist())
+    sizes = np.abs(values)
+    if ((sizes == 0) | (sizes >= _SMALLEST) & (sizes < _LARGEST)).all():
+        text = to_json(values.tolist()).decode().replace(",", ", ")
+    else:
+        text = json.dumps(values.tolist())
     if values.ndim == 1:
         return text[1:-1].split(", ")
     return [f"[{row}]" for row in text[2:-2].split("], [")]
