@@ -149,7 +149,7 @@ class InferenceSection(Section):
     """Batch size of windows, or of flips of a full image."""
     nms: Annotated[Factor, Field(le=1)] | None = None
     """Removes a box whose IoU with a higher-scoring box of its class is larger, such as 0.6. For heads without NMS,
-    which predict several boxes per object after a short training. `null`: keeps all boxes."""
+    which predict several boxes per object after a short run. `null`: keeps all boxes."""
 
     _has_a_window = rule(
         field_validator("stride"),
@@ -241,7 +241,7 @@ Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterVali
 class ModelSections(Section):
     """The sections of a model: backbone, heads and inference, and the data that it was trained on.
 
-    A `DenseModel` is built from them, and a model file contains them. A `Config` adds the sections of a training.
+    A `DenseModel` is built from them, and a model file contains them. A `Config` adds the sections of a run.
     """
 
     weights: Source | None = None

@@ -1,4 +1,4 @@
-"""Finds files that the training and the validation split share, at the start of a training."""
+"""Finds files that the training and the validation split share, at the start of a run."""
 
 import hashlib
 import os

@@ -221,8 +221,8 @@ class Result(Mapping[str, Any]):
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
         """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).
 
-        threshold: the parameter of `draw`. Raises DensevitError if the suffix names no format, or the file cannot be
-        written.
+        threshold: the lowest score; None: each head's threshold. Raises DensevitError if the suffix names no format, or
+        the file cannot be written.
         """
         suffix = (path := user_path(path)).suffix.lower()
         if Image.registered_extensions().get(suffix) not in Image.SAVE:
@@ -237,7 +237,7 @@ class Result(Mapping[str, Any]):
     def show(self, threshold: float | None = None) -> None:
         """Shows the visualization below the cell of a notebook, else in the system's image viewer.
 
-        threshold: the parameter of `draw`. Raises DensevitError if no window can be opened.
+        threshold: the lowest score; None: each head's threshold. Raises DensevitError if no window can be opened.
         """
         if not display(self.draw(threshold)):
             raise DensevitError(

@@ -25,7 +25,7 @@ def depth_maps(
 ) -> Tensor:
     """Pads the `depth` maps of a batch to the largest size with 0 (invalid): (B, H, W) float32.
 
-    Images without the key are invalid everywhere. canonical_focal: the parameter of `canonical_depth`.
+    Images without the key are invalid everywhere. canonical_focal: pixels, of the camera whose depth the maps get.
     """
     targets = [
         {**target, "depth": canonical_depth(target, canonical_focal)} if "depth" in target else target

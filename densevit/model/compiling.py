@@ -40,10 +40,10 @@ def compile_regions(parts: Iterable[nn.Module], **options: Any) -> None:
 
 
 def repeated(blocks: list[nn.Module]) -> list[nn.Module]:
-    """The blocks that one compilation serves for several blocks and all sizes of images.
+    """The blocks worth compiling: their class and parameter shapes occur at least twice, and they have no convolutions.
 
-    Left out are blocks whose class and shapes of parameters occur once, and those with convolutions: torch takes the
-    strides of their saved maps as numbers, so that it compiles their backward pass again for each size.
+    Torch takes the strides of saved maps of convolutions as numbers, and compiles their backward pass again for each
+    size of images.
     """
     kinds = [(type(block), *(parameter.shape for parameter in block.parameters())) for block in blocks]
     counts = Counter(kinds)

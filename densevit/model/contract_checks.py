@@ -19,8 +19,8 @@ def check_last_blocks(name: str, head: Head, backbone: Backbone, has_neck: bool)
     where = f"heads.{name} ({type(head).__name__}) {blocks if head.last_blocks else 'takes the tokens of the backbone'}"
     if not isinstance(backbone, TokenBackbone):
         raise ConfigError(
-            f"{where}, but backbone {type(backbone).__name__} has no max_last_blocks and encode(images, counts, "
-            "features), as densevit.interfaces.TokenBackbone describes. Fix: use the backbone `vit`, or another head."
+            f"{where}, but backbone {type(backbone).__name__} is no densevit.interfaces.TokenBackbone. Fix: use the "
+            "backbone `vit`, or another head."
         )
     if max(head.last_blocks, 1) > backbone.max_last_blocks:
         raise ConfigError(

@@ -219,7 +219,7 @@ class DenseModel(InferenceModel, nn.Module):
 
         images: a batch, or as in `forward`, with targets: masks (B, H, W) of class indices, 255 = ignored; depth
         (B, H, W) in metres, 0 = unknown; or a list of dicts, one per image, {"boxes": (N, 4) xyxy in pixels, "labels":
-        (N,) from 0, ...}, see `Targets`. context: the parameter of `losses_of`.
+        (N,) from 0, ...}. context: the counts that normalise losses; None: those of this batch.
         Raises DensevitError in evaluation mode with gradients.
 
         Example:

@@ -50,8 +50,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone:
     """Builds the backbone of a section for the section's image channels.
 
-    pretrained: the parameter of `build_from_sections`. RGB weights that the constructor loads are adapted to other
-    channels by name, see `stem_channels`.
+    pretrained: False builds it without the weights that its constructor would load. RGB weights are adapted to other
+    channels by name.
     """
     channels, options, plain = section.channels or RGB, section.options, section.unloaded_options
     if not (channels.dtype and channels.range):

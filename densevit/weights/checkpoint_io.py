@@ -41,7 +41,7 @@ def read(source: str | Path, fix_hint: str = "", trust: bool = False) -> Checkpo
 
     source: a file of `torch.save` or a .safetensors file; a folder with one; or what an installed source reads: other
     projects' files, and the names of published weights. fix_hint: what to do without a network, for messages. trust:
-    the parameter of `torch_checkpoint.load`. Raises WeightsError with the problem and the fix.
+    unpickles any object, which runs the file's code. Raises WeightsError with the problem and the fix.
     """
     if not is_densevit(source) and (reader := source_of(source)):
         return reader.read(str(source), fix_hint, trust)

@@ -142,7 +142,7 @@ def built(
     state: Mapping[str, Tensor], description: "Description", source: str, model: DenseModel | None = None
 ) -> DenseModel:
     """Builds the model of a header and loads its tensors, in evaluation mode. source: the file, for messages. model:
-    the parameter of `load`."""
+    a model to load into; None: it is built."""
     try:
         model = model or build_from_sections(description.sections, description.classes, pretrained=False)
     except DensevitError as error:

@@ -52,7 +52,7 @@ class HeadSource(NamedTuple):
 def read_part(source: str | Path, name: str | None = None, trust: bool = False) -> HeadSource:
     """Reads a run, a model file or a file of heads.
 
-    name: another name of its head; of several heads, NAME_HEAD. trust: the parameter of `model_file.load`. Raises
+    name: another name of its head; of several heads, NAME_HEAD. trust: imports the classes that a file names. Raises
     WeightsError for a file of another project, and for a head that needs more than the features of a frozen backbone.
     """
     state, entries, path = model_file.read(source)
@@ -79,16 +79,16 @@ def read_part(source: str | Path, name: str | None = None, trust: bool = False) 
 
 
 def save_heads(model: DenseModel, path: Path, further: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Writes a model file without the tensors of the backbone, but with their digest. further: the parameter of
-    `model_file.save`."""
+    """Writes a model file without the tensors of the backbone, but with their digest. further: more entries of
+    the header."""
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("backbone.")}
     entries = model_file.entries(model, model.sections)
     model_file.write(state, {**entries, "part": "heads", _DIGEST: backbone_digest(model), **further}, path)
 
 
 def join(parts: Sequence[HeadSource], image_size: int | Size | None = None, stretch: bool = False) -> DenseModel:
-    """Builds the model of all heads on one frozen backbone, in evaluation mode. Each head predicts as alone, bit for
-    bit, unless `image_size` changes its evaluation transform.
+    """Builds the model of all heads on one frozen backbone, in evaluation mode. Each head's predictions stay
+    bit-identical, unless `image_size` changes its evaluation transform.
 
     image_size: the size of the evaluation transform `resize`; None: all parts must have the same evaluation transform.
     stretch: the option of `resize`. The models of the parts get the same backbone module.

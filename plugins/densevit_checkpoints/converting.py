@@ -78,7 +78,7 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
 
 
 def recognised(checkpoint: Checkpoint, layout: str | None = None) -> tuple[Checkpoint, CheckpointLayout]:
-    """The checkpoint with the layout's keys, and its layout. layout: the parameter of `convert_checkpoint`."""
+    """The checkpoint with the layout's keys, and its layout. layout: its name; None: recognised by the keys."""
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
     try:
         chosen = (

@@ -38,7 +38,7 @@ def read(source: str, fix_hint: str = "", trust: bool = False) -> Checkpoint:
     """The tensors of published weights, from the library's cache or downloaded.
 
     fix_hint: what to do without a network, for messages; "": the message says to name a downloaded file in place of
-    `source`. trust: the parameter of `checkpoint_io.read`.
+    `source`. trust: unpickles any object, which runs the file's code.
     """
     library, _, name = source.partition(":")
     weights, metadata = _SOURCES[library](

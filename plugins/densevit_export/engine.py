@@ -151,7 +151,7 @@ class Engine(InferenceModel):
 def build(file: ExportedFile, trust: bool = False) -> Engine:
     """Builds the engine of a file from its header.
 
-    trust: the parameter of `load`.
+    trust: allows a .pt2 file, which PyTorch unpickles.
     """
     header = file.header
     described = model_file.described(header["model"], str(file.path), trust)

@@ -50,7 +50,7 @@ class ExportedGraph(nn.Module):
         padding_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """`forward` for resized images. original: (H, W) before resizing; outputs are in pixels of this size.
-        padding_mask: the parameter of `made`."""
+        padding_mask: (B, h, w) bool, True = padding."""
         H, W = images.shape[-2:]
         focal = self.resized_focal(focal, (H, W), original)
         target = {"size": (H, W), "original_size": original, "focal": None if focal is None else focal[:, None, None]}

@@ -38,7 +38,7 @@ class PredictionGraph(nn.Module):
         """The predictions of all heads by name, HEAD/NAME for several heads, in pixels of the original image.
 
         images: (1, C, h, w), resized. original: (..., H, W); only its size is used. thresholds: (T,), the lowest score
-        of an object, for each of `heads`. focal: (1,), the parameter of `predict`.
+        of an object, for each of `heads`. focal: (1,), in pixels of the original image.
         """
         outputs: dict[str, Tensor] = {}
         lowest: dict[str, Any] = dict(zip(self.heads, thresholds, strict=True))
@@ -124,7 +124,7 @@ def differences(
 
     images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds:
     the file's threshold by head; objects of any score are compared. run_selections: the result of
-    `load_selections`. limit: the parameter of `prediction_comparison.differences`.
+    `load_selections`. limit: the largest difference that counts as equal.
     """
 
     def expected() -> dict[str, Predictions]:

@@ -22,7 +22,7 @@ _UNSUPPORTED = {"precision": "32", "accumulate": 1, "ema": None, "patience": Non
 
 
 def trained(config: Config, name: str, backbone: Backbone | None) -> DenseModel:
-    """The model of a training, which needs other images in each pass, or changes the backbone."""
+    """The model of a run, which needs other images in each pass, or changes the backbone."""
     from densevit.training.run.fit import fit  # late: it imports Lightning
 
     if backbone is not None:
@@ -74,7 +74,7 @@ def train_heads(
 
 
 def _batches(data: DataSplits) -> Iterator[list[int]]:
-    """The indices of the batches of a training, without end."""
+    """The indices of the batches of a run, without end."""
     loader = data.train_loader()
     for epoch in count():
         loader.set_epoch(epoch)

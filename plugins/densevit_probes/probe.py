@@ -58,7 +58,7 @@ class LastBatch:
 
 
 class Probe(ABC):
-    """A small model on the features of a frozen backbone, which is fitted without a training.
+    """A small model on the features of a frozen backbone, which is fitted without training.
 
     task: whose classes the constructor gets; None: none. required_targets: the target keys that `features` and the
     evaluator read. evaluator: scores the predictions.

@@ -130,7 +130,7 @@ def with_controls(backbones: Mapping[str, Section]) -> dict[str, Section]:
 
 
 def check_data(config: Config, data: DataSplits, probes: Mapping[str, Probe]) -> None:
-    """Checks the config and the data as in a training."""
+    """Checks the config and the data as in a run."""
     (configs.check_plugins if config.heads else configs.check_evaluation_plugins)(config)
     check_frozen(config)
     data.check_splits(bool(config.heads) or any(probe.required_targets for probe in probes.values()))

@@ -60,7 +60,7 @@ class DetectionFunction:
 
 
 def create(model: str, shape: Shape | Literal[""] = "", device: str = "auto") -> DetectionFunction:
-    """Loads a model. model: a source of `densevit.load`. shape: the parameter of `DetectionFunction`."""
+    """Loads a model. model: a run, a file or a name. shape: "" chooses it by the head."""
     return DetectionFunction(densevit.load(model, device), shape)
 
 

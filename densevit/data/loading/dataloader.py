@@ -283,7 +283,7 @@ MakeLoader = Callable[..., Loader]
 
 
 class _KeptSampler(data.DistributedSampler[Any], data.SequentialSampler):
-    """A sampler that Lightning keeps in a training of several processes and with `overfit_batches`."""
+    """A sampler that Lightning keeps in a run of several processes and with `overfit_batches`."""
 
 
 class ShardedLoader(Loader):

@@ -31,7 +31,7 @@ class ExponentialMovingAverage:
         self._replaced: list[Tensor] = []  # the current weights, while the model has the average
 
     def start(self, state: Mapping[str, Tensor]) -> None:
-        """Begins a training. state: the tensors to average, by their names in checkpoints; see `averaged_state`."""
+        """Begins a run. state: the tensors to average, by their names in checkpoints; see `averaged_state`."""
         self._current = {name: x.detach() for name, x in state.items()}
         self._average = {name: _exact(x) for name, x in self._current.items()}
         if self._restored is not None:

@@ -62,7 +62,7 @@ class ClassMapping:
 def labelled_heads(model: InferenceModel, dataset: Dataset, class_names: Mapping[str, str | None]) -> list[str]:
     """The heads for which a data set has labels and, if they have classes, at least one of their classes.
 
-    class_names: the parameter of `map_classes`.
+    class_names: a class of the data for classes of the model; None: no class.
     """
 
     def is_labelled(head: Head) -> bool:

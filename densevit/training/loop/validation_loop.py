@@ -76,7 +76,7 @@ class Validation:
             outputs[name] = [mapping.applied(predictions, types) for predictions in outputs[name]]
         results = dict(outputs)
         if self._by_loss:
-            # outside of a training as at its end
+            # outside of a run as at its end
             context = LossContext(step=trainer.global_step if trainer.state.fn == "fit" else sys.maxsize)
             results |= image_losses(self._model, self._by_loss, batch, context)
         if METHOD in self.evaluators:

@@ -65,7 +65,7 @@ def run_state(tf32: bool) -> Iterator[None]:
 
 @contextmanager
 def training_state(tf32: bool) -> Iterator[None]:
-    """`run_state` of a training, with memory and denormal numbers as it needs them."""
+    """`run_state` of a run, with memory and denormal numbers as it needs them."""
     with run_state(tf32):
         # Denormal numbers, as from softmax with far-away keys, take a hundred times as long on a CPU: up to a sixth of
         # a training step (docs/development/cpus.md).

@@ -1,7 +1,8 @@
 """Joins heads that were trained apart on one frozen backbone into one model file.
 
-The backbone runs once per image, and each head predicts as alone. The models must have the same backbone (train them
-with backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size chooses one.
+The backbone runs once per image, and each head's predictions stay bit-identical. The models must have the same backbone
+(train them with backbone.freeze=true and the same weights) and the same evaluation transform, unless --image-size
+chooses one.
 
 One more head: train a config with `weights: JOINED`, the new head and its data, without a backbone. The run has the
 backbone of the file, frozen. Then join JOINED and the run.

@@ -1,4 +1,4 @@
-"""A DETR whose queries are boxes, with parts of several papers for short trainings of small models."""
+"""A DETR whose queries are boxes, with parts of several papers for short runs of small models."""
 
 from densevit_heads.box_query_detr.head import BoxQueryDetr
 

@@ -85,5 +85,5 @@ class Detr(SetPredictionHead):
         return {"logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}, states[-1]
 
     def attention_bias(self, boxes: Tensor, memory: Memory) -> Tensor | None:
-        """Bias of the cross-attention scores from the boxes (B, Q, 4) of queries: none."""
+        """The bias that boxes (B, Q, 4) add to cross-attention scores: None; DAB-DETR overrides it."""
         return None

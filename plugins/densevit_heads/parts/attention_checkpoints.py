@@ -19,13 +19,13 @@ def fused_attention(source: str, target: str) -> tuple[Line, ...]:
 
 
 def projected_attention(source: str, target: str) -> tuple[Line, ...]:
-    """Maps the keys of transformers' attention. source, target: the parameters of `fused_attention`."""
+    """Maps the keys of transformers' attention. source, target: the key of the module there and here."""
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())
 
 
 def deformable_attention(source: str, target: str) -> tuple[Line, ...]:
-    """Maps the keys of a deformable attention. source, target: the parameters of `fused_attention`."""
+    """Maps the keys of a deformable attention. source, target: the key of the module there and here."""
     names = {"sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value"}
     names["output_proj"] = "output"
     return tuple(Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items())

@@ -16,7 +16,7 @@ _FEW = 0.001  # share of pixels beyond the maximum; fewer are sensor errors
 def check_max_depth(dataset: Dataset, max_depth: float, canonical_focal: float | None = None) -> None:
     """Raises ConfigError if the median depth of images is beyond max_depth, in metres; warns of pixels beyond it.
 
-    canonical_focal: the parameter of `canonical_depth`, whose DataError this raises.
+    canonical_focal: pixels, of the camera whose depth `max_depth` limits. Raises DataError without a focal length.
     """
     indices = np.unique(np.linspace(0, len(dataset) - 1, _IMAGES).round().astype(int)).tolist() if len(dataset) else []
     maps = [depths for index in indices if len(depths := _known_depths(dataset, index, canonical_focal))]

@@ -59,7 +59,7 @@ class Case:
 
 def cases_of_configs(sources: Sequence[str], overrides: Sequence[str], trust: bool = False) -> list[Case]:
     """One case per source: a config file, a shipped config's name, a run folder (its scores are reused) or an exported
-    file. trust: the parameter of `load`."""
+    file. trust: runs the code that a file names."""
     cases: dict[str, Case] = {}
     for source in sources:
         folder = user_path(source)

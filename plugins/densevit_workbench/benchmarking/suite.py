@@ -130,7 +130,7 @@ def benchmark(
     if train and any(case.file is not None for case in cases):
         raise ConfigError("benchmark: exported files cannot be trained. Fix: leave out train, or the files.")
     if seeds and not train:
-        raise ConfigError("benchmark: seeds are for trainings. Fix: set train, or leave out seeds.")
+        raise ConfigError("benchmark: seeds are for training runs. Fix: set train, or leave out seeds.")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"benchmark: a seed is given twice: {', '.join(map(str, seeds))}.")
     torch_device, folder = device_of(device), user_path(out)

@@ -46,12 +46,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed runs of each cell (default: 30)")
     add_trust(parser)
     parser.add_argument("--train", action="store_true", help="also train each model, and show its scores")
-    parser.add_argument("--images", type=int, help="the budget of each training (default: its config's)")
+    parser.add_argument("--images", type=int, help="the budget of each run (default: its config's)")
     parser.add_argument(
         "--rates", type=_rates, help="learning rates to choose from, with --backbones (default: 5e-4,1e-3,2e-3)"
     )
     parser.add_argument(
-        "--seeds", type=_numbers, default=[], help="0,1,2: repeat each training with each seed (default: the config's)"
+        "--seeds", type=_numbers, default=[], help="0,1,2: repeat each run with each seed (default: the config's)"
     )
     parser.add_argument(
         "--out",

@@ -143,13 +143,13 @@ def _reported_warnings(findings: Findings) -> Iterator[None]:
 
 
 def _examine_values(dataset: Dataset, data: DataSplits, findings: Findings) -> None:
-    """Reports what the start of a training says of the values of a few samples, unless errors are reported already."""
+    """Reports what the start of a run says of the values of a few samples, unless errors are reported already."""
     with _reported_warnings(findings):
         try:
             TransformedDataset(dataset, data.val_transform, False, on_error="skip").check_values()
         except Exception as error:  # DataError, or whatever a third party's data set raises
             if all(finding.severity != "error" for finding in findings.items):
-                findings.report("error", "values with which a training stops", [one_line(error)])
+                findings.report("error", "values with which a run stops", [one_line(error)])
 
 
 def _examine_split(

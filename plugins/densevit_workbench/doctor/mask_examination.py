@@ -1,4 +1,4 @@
-"""Examines the polygons and masks of a COCO json, also for a training on boxes."""
+"""Examines the polygons and masks of a COCO json, also for a run on boxes."""
 
 from densevit.data.datasets.coco_annotations import Annotations, read_annotations
 from densevit.data.datasets.coco_dataset import Coco

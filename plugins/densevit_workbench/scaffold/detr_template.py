@@ -64,7 +64,7 @@ class $cls(SetPredictionHead):
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01: most queries are background
         nn.init.zeros_(self.box_head.last.weight)  # the refinement starts at zero
         nn.init.zeros_(self.box_head.last.bias)
-        # Bipartite matching and the losses of the pairs. A one-to-many loss on all cells makes short trainings succeed.
+        # Bipartite matching and the losses of the pairs. A one-to-many loss on all cells makes short runs succeed.
         self.dense = Proposals(width, len(classes))
         self.criterion = SetCriterion(MatchingCosts(), LossWeights(), "mal", dense_weight=4.0)
 

@@ -66,7 +66,7 @@ def test_other_heads_get_the_features_of_the_whole_backbone():
 @pytest.mark.parametrize(
     ("backbone", "neck", "facts"),
     [
-        ({"name": "swin"}, None, "Swin has no max_last_blocks"),
+        ({"name": "swin"}, None, "Swin is no densevit.interfaces.TokenBackbone"),
         ({"name": "vit", "windows": {"size": 4, "global_blocks": (5,)}}, None, "lets heads run none"),
         ({"name": "vit"}, {"name": "simple_pyramid"}, "remove heads.panoptic.neck"),
     ],

@@ -75,7 +75,7 @@ def test_benchmark_of_a_third_partys_backbone(tmp_path):
         ("detr_swin --modes fp8", "there is no mode 'fp8'"),
         ("detr_swin --rounds 0", "at least 1"),
         ("detr_swin --device tpu9", "device tpu9"),
-        ("detr_swin --seeds 0,1", "seeds are for trainings"),
+        ("detr_swin --seeds 0,1", "seeds are for training runs"),
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments, message, tmp_path, run):
