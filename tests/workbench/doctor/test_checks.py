@@ -103,7 +103,7 @@ def test_the_commands_for_a_recognised_folder_are_valid(layout: str, tmp_path: P
     options, starts = folder(tmp_path, layout)
     [finding] = [one for one in densevit.doctor(tmp_path, options).findings if "recipes" in one.title]
     words = [command.split() for command in finding.examples]
-    assert [word[:3] for word in words] == [["densevit", "train", start] for start in starts]
+    assert [word[:4] for word in words] == [["densevit", "train", start, f"data={tmp_path}"] for start in starts]
     for word in words:
         loaded = config.load(word[2], word[3:]) if "'" not in " ".join(word) else None
         assert loaded is None or str(loaded.data.options["root"]) == str(tmp_path)
