@@ -17,13 +17,13 @@ STARTS = {
     "image_class": "start/classifier",
 }
 """The shipped recipe for each target key."""
-_OWN = re.compile(r"^data\.name=(?:coco|yolo|voc|label_maps|depth|image_folder) data\.root=(?=\S*/)")
+_RECOGNISED = re.compile(r"^data\.name=(?:coco|yolo|voc|label_maps|depth|image_folder) data\.root=(?=\S*/)")
 
 
 def next_commands(recognised: str, overrides: Sequence[str], train: SplitStatistics, masks: bool) -> Iterable[str]:
     """Yields a command for each recipe that can be trained. recognised: the keys of the data section. masks: whether
     all objects have a polygon or mask, though data.masks is not set."""
-    folder = _OWN.sub("data=", recognised)
+    folder = _RECOGNISED.sub("data=", recognised)
     keys = [*train.provides, *(["masks"] if masks and "masks" not in train.provides else [])]
     for key in STARTS if "panoptic" not in keys else ["panoptic"]:
         if key in keys:
