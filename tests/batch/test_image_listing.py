@@ -3,7 +3,6 @@
 import json
 import re
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densevit.channels import RGB, Channels
+from densevit.channels import RGB
 from densevit.errors import DensevitError
 from densevit_batch.image_listing import find_images
 
@@ -200,21 +199,3 @@ def test_error_of_a_json_names_file_and_image(content: Any, message: str):
     Path("list.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DensevitError, match=rf"^list\.json[^\n]*{re.escape(message)}[^\n]*$"):
         find_images(["list.json"])
-
-
-# ---- kinds of images ----
-
-
-def listed(path: Path, channels: Channels) -> object:
-    [image] = find_images([str(path.parent)], channels)
-    return image.read(channels)
-
-
-def of_tar(path: Path, channels: Channels) -> object:
-    with tarfile.open(path.parent / "images.tar", "w") as tar:
-        tar.add(path, path.name)
-    [image] = find_images([str(path.parent / "images.tar")], channels)
-    return image.read(channels)
-
-
-DOORS: dict[str, Callable[[Path, Channels], object]] = {"list": listed, "tar": of_tar}
