@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
-import torch
 
-import densevit
-from densevit_batch.image_file import ImageFile
 from densevit_batch.prediction_tables import IMAGES, OBJECTS, listed_images, object_files, read_entries
-from tests.batch.written_predictions import write_predictions
-from tests.cli.stand_in import CLASSES, read
+from tests.cli.stand_in import read
 
 COMMAND = ["predict", "run", "a", "b", "--batch-size", "1"]
 BOX = ["x", "y", "width", "height"]
@@ -48,25 +43,3 @@ def test_tables_have_the_images_and_objects_of_the_json_files(model, photos, run
     Path("a/1.jpg").rename("b/2.jpg")
     run("predict", "run", "b/2.jpg", "b/000139.jpg", "--out", "numbers", "--format", "parquet")
     assert [image["id"] for image in listed_images(Path("numbers"))] == [2, 139]
-
-
-def test_heads_have_tables_with_masks_and_images_have_their_predictions(tmp_path: Path) -> None:
-    """An image without objects has a row; the first part may be without any object."""
-    classes = {"things": CLASSES, "kind": CLASSES}
-    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
-    masks[0, 1:3, 2:5] = True
-    found = {"masks": masks, "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
-    kind = {"image_class": torch.tensor(1), "image_score": torch.tensor(0.5)}
-    images = [
-        (ImageFile(f"{n}.png", str(n), n), (4, 6), {"things": {k: x[:length] for k, x in found.items()}, "kind": kind})
-        for n, length in ((3, 0), (4, 2))
-    ]
-    write_predictions(tmp_path, classes, images, "parquet")
-    rows = pandas.read_parquet(tmp_path / IMAGES)[["id", "width", "kind/image_class", "kind/image_score"]]
-    assert rows.values.tolist() == [[3, 6, "dog", 0.5], [4, 6, "dog", 0.5]]
-    first = read_entries(object_files(tmp_path, "things")[0], listed_images(tmp_path))[0]
-    code = first.pop("segmentation")
-    assert first == {"image_id": 4, "category_id": 18, "score": 0.5} and code["size"] == [4, 6]
-    decoded = densevit.RunLengthMasks.from_codes([code["counts"].encode()], (4, 6))
-    np.testing.assert_array_equal(np.asarray(decoded), masks[:1])
-    assert not (tmp_path / "kind" / OBJECTS).exists()

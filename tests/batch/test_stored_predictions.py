@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -75,6 +76,10 @@ def test_predictions_are_read_as_they_were_written(parquet, tmp_path, monkeypatc
     for name in ("MAX_IMAGES", "MAX_OBJECTS"):
         monkeypatch.setattr(joining, name, 3)
     write(tmp_path, heads, parquet)
+    if parquet:
+        names = [CLASSES[random_predictions("kind", n)["image_class"]].name for n in range(4)]
+        assert pandas.read_parquet(tmp_path / "images.parquet")["kind/image_class"].tolist() == names
+        assert not (tmp_path / "kind" / "objects.parquet").exists()
     stored = StoredPredictions(tmp_path, Fake(heads))
     assert [image["file_name"] for image in stored.images] == [f"photos/{n}.jpg" for n in range(4)]
     for n in (2, 0, 3, 1):
