@@ -15,14 +15,20 @@ GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image,
 
 
 class TargetTypes(Mapping[str, TargetType]):
-    """The target type of each key. types: explicit types; other keys have the type registered under their name."""
+    """The target type of each key. types: explicit types; other keys have the type registered under their name, which
+    is created once, also for the `TargetTypes` made of this one."""
 
     def __init__(self, types: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
-        explicit = types._types if isinstance(types, TargetTypes) else types if isinstance(types, Mapping) else {}
+        self._types: dict[str, TargetType | None] = {}
+        if isinstance(types, TargetTypes):
+            self._types = types._types
+            return
+        explicit = types if isinstance(types, Mapping) else {}
         for key, value in explicit.items():
             if not isinstance(value, TargetType | None):
                 raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
-        self._types: dict[str, TargetType | None] = {key: value for key, value in explicit.items() if value is not None}
+            if value is not None:
+                self._types[key] = value
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
