@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
 from densevit.model import InferenceModel
-from densevit.targets.types import TargetTypes
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
 _NICE = 10  # about a ninth of a core's time while the main thread uses it
@@ -60,11 +58,6 @@ class ImageLoop:
     batch_size: int
     skip: Callable[[Any], bool] | None = None
     focal: float | None = None
-
-    @cached_property
-    def types(self) -> dict[str, TargetTypes]:
-        """The target types of each head, which all results share."""
-        return {head: TargetTypes(types) for head, types in self.model.target_types.items()}
 
     def __call__(self, images: Iterable[Any], warns: bool = False) -> Iterator[Predicted]:
         """Yields the images in order. warns: warns at the end if no image was larger than a window."""
@@ -123,7 +116,7 @@ class ImageLoop:
             predictions,
             model.classes,
             self.thresholds,
-            self.types,
+            model.target_types,
             (image if file is None else str(file)) if isinstance(image, str) else path,
             frame,
             model.channels,

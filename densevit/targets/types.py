@@ -1,5 +1,6 @@
 """The target types of a data set's or a head's keys: explicit types, or else the types registered under the keys."""
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from numbers import Number
 from typing import Any
@@ -15,20 +16,14 @@ GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image,
 
 
 class TargetTypes(Mapping[str, TargetType]):
-    """The target type of each key. types: explicit types; other keys have the type registered under their name, which
-    is created once, also for the `TargetTypes` made of this one."""
+    """The target type of each key. types: explicit types; other keys have the type registered under their name."""
 
     def __init__(self, types: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
-        self._types: dict[str, TargetType | None] = {}
-        if isinstance(types, TargetTypes):
-            self._types = types._types
-            return
-        explicit = types if isinstance(types, Mapping) else {}
+        explicit = types._types if isinstance(types, TargetTypes) else types if isinstance(types, Mapping) else {}
         for key, value in explicit.items():
             if not isinstance(value, TargetType | None):
                 raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
-            if value is not None:
-                self._types[key] = value
+        self._types: dict[str, TargetType | None] = {key: value for key, value in explicit.items() if value is not None}
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
@@ -37,7 +32,8 @@ class TargetTypes(Mapping[str, TargetType]):
 
     def __getitem__(self, key: str) -> TargetType:
         if key not in self._types:
-            self._types[key] = create_target(key) if key in registry.find("targets") else None
+            is_registered = key in registry.find("targets")
+            self._types[key] = _registered(key, registry.load("targets", key)) if is_registered else None
         target_type = self._types[key]
         if target_type is None:
             raise KeyError(key)
@@ -49,6 +45,12 @@ class TargetTypes(Mapping[str, TargetType]):
 
     def __len__(self) -> int:
         return len([*self])
+
+
+@functools.cache
+def _registered(key: str, target_class: type[TargetType]) -> TargetType:
+    """The registered type of a key without options; one instance, as the checks of options take longer than a type."""
+    return create_target(key)
 
 
 def above_threshold(
