@@ -28,7 +28,7 @@ class $cls(densevit.Backbone):
             inputs = outputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W), normalised, any H and W. Returns one (B, C, ceil(H / s), ceil(W / s)) per stride s."""
+        """images: (B, 3, H, W), normalised. Returns a (B, C, ceil(H / s), ceil(W / s)) per stride s."""
         x = self.stem(images)  # (B, C, ceil(H / 2), ceil(W / 2))
         features = []
         for stage in self.stages:
@@ -61,15 +61,16 @@ class Residual(nn.Module):
 
 def halve(inputs: int, outputs: int) -> nn.Module:
     """A convolution of stride 2: (H, W) becomes (ceil(H / 2), ceil(W / 2)) for any H and W."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.GELU())
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    return nn.Sequential(convolution, nn.GroupNorm(1, outputs), nn.GELU())
 '''
 
 CONFIG = """\
 # $cls under DETR, on the built-in scenes:
 #   densevit train configs/$name.yaml
-# On COCO, with DINO for 12 epochs, as the published backbones of that recipe; FILE: pretrained weights:
+# On COCO, with DINO for 12 epochs, as the published backbones; FILE: pretrained weights:
 #   densevit train paper/coco data.root=~/coco backbone.name=$name backbone.weights=FILE
-# Features that all have stride 16, as a plain ViT's: add heads.detection.neck.name=simple_pyramid for strides 4 to 32.
+# For features of one stride, as a plain ViT's: heads.detection.neck.name=simple_pyramid
 base: detr_swin
 backbone: {name: $name}
 """

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 
 class $cls(densevit.Method):
-    """Trains the backbone to remove noise from images without labels (denoising autoencoder, Vincent et al. 2008).
+    """Trains the backbone to remove noise from images (denoising autoencoder, Vincent et al. 2008).
 
     noise: standard deviation of the noise, in standard deviations of the pixels.
     """
 
-    # densevit passes the model. The other arguments are options in YAML, checked against their annotations.
+    # densevit passes the model. The other arguments are options in YAML.
     def __init__(self, model: Any, noise: float = 0.5) -> None:
         super().__init__(model)
         if noise <= 0:
             raise ValueError(f"noise is {noise}; it must be above 0.")
         self.noise = noise
-        channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]  # of the coarsest feature
-        # Put your own modules here: they are trained, and saved in checkpoints, but not in the model file.
+        channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]  # the coarsest
+        # Put your own modules here: they are trained and in checkpoints, not in the model file.
         self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
@@ -38,12 +38,13 @@ class $cls(densevit.Method):
         return self.errors(model, batch, noise)
 
     def errors(self, model: Any, batch: Batch, noise: Tensor) -> Tensor:
-        """The mean squared error of each image (B,), outside the padding. noise: (B, 3, H, W) or (3, H, W)."""
+        """The mean squared error of each image (B,), without padding. noise: (3, H, W), or (B, ...)."""
         inside = ~batch["padding_mask"][:, None]  # (B, 1, H, W)
         pixels = model.normalise(batch["images"], batch["padding_mask"])
         features = model.backbone(pixels + self.noise * noise.to(pixels) * inside)
         predicted = self.decoder(features[-1])[..., : pixels.shape[2], : pixels.shape[3]].float()
-        return ((predicted - pixels.float()).square() * inside).sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
+        squares = (predicted - pixels.float()).square() * inside
+        return squares.sum((1, 2, 3)) / (3 * inside.sum((1, 2, 3)))
 '''
 
 CONFIG = """\

@@ -166,7 +166,11 @@ class ${cls}Head(densevit.DenseHead):
 
     # densevit passes the first three arguments. The others are options in YAML, checked against their annotations.
     def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], classes: Sequence[densevit.Class], width: int = 64
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[densevit.Class],
+        width: int = 64,
     ) -> None:
         super().__init__(channels, strides, classes)
         self.stride = strides[0]
@@ -183,7 +187,8 @@ class ${cls}Head(densevit.DenseHead):
     def maps(self, outputs: Outputs, size: tuple[int, int]) -> Tensor:
         """Vectors (B, 2, *size): from the grid of the stride to its pixels, cropped at the top left."""
         x = outputs["vectors"].float()
-        x = functional.interpolate(x, (self.stride * x.shape[2], self.stride * x.shape[3]), mode="bilinear")
+        full = self.stride * x.shape[2], self.stride * x.shape[3]
+        x = functional.interpolate(x, full, mode="bilinear")
         return x[..., : size[0], : size[1]]
 
     def read_maps(self, maps: Tensor) -> Predictions:
