@@ -30,13 +30,10 @@ def check_free(out: Path, fix: str = "Name another path.") -> None:
 
 def check_new_folder(folder: Path, hint: str = "") -> None:
     """Raises DensevitError unless a folder is new or empty. hint: another fix, for the message."""
-    if is_empty(folder):
-        check_writable(folder)
-    elif folder.exists():
+    if folder.exists() and not is_empty(folder):
         reason = "is not empty" if folder.is_dir() else "is a file"
         raise DensevitError(f"{folder} {reason}. Fix: name a new folder, or remove this one first{hint}.")
-    else:
-        check_free(folder)
+    check_writable(folder)
 
 
 def is_empty(folder: Path) -> bool:

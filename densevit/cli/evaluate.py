@@ -161,8 +161,7 @@ def _evaluate(
     elif folder is not None:
         folder = new_folder(folder, config)
     if folder is not None:
-        report = write_evaluation(folder, done, plan, str(args.model))
-        args.output.show(f"report: {report}")
+        args.output.show(f"report: {write_evaluation(folder, done, plan, str(args.model))}")
     args.output.result(
         {
             "metrics": done.metrics,

@@ -28,7 +28,6 @@ from densevit.config.schema import Config
 from densevit.config.schema_validation import full_key
 from densevit.config.sections import (
     data_options,
-    inference_with,
     model_sections,
     section,
     split_options,
@@ -59,7 +58,6 @@ __all__ = [
     "from_file",
     "from_mapping",
     "full_key",
-    "inference_with",
     "load",
     "model_sections",
     "section",

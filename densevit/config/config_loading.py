@@ -36,7 +36,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> C
 def from_mapping(values: Mapping[str, Any], source: str = "config", overrides: Overrides = ()) -> Config:
     """The config of a mapping, such as a parsed `dump`, merged over its `base`. source: the mapping's origin, for
     messages."""
-    return _loaded(layer_reading.from_mapping(values, source), overrides)
+    return _loaded(layer_reading.over_base(values, source), overrides)
 
 
 def with_overrides(config: Config, overrides: Overrides) -> Config:

@@ -29,12 +29,7 @@ def read(path: Path, above: tuple[Path, ...] = (), section: Key = ()) -> ConfigL
     if path.resolve() in [file.resolve() for file in above]:
         chain = " → ".join(str(file) for file in (*above, path))
         raise ConfigError(f"{above[0]}: base is circular: {chain}.")
-    return _over_base(read_file(path), str(path), (*above, path), section)
-
-
-def from_mapping(values: Mapping[str, Any], source: str) -> ConfigLayer:
-    """Merges a mapping over its base and reads its section files; paths are relative to the working directory."""
-    return _over_base({**values}, source)
+    return over_base(read_file(path), str(path), (*above, path), section)
 
 
 def layer_of(values: Mapping[str, Any], source: str) -> ConfigLayer:
@@ -58,10 +53,11 @@ def _current(values: Mapping[str, Any], source: str, schema: Any, where: str = "
     return copy
 
 
-def _over_base(values: dict[str, Any], source: str, above: tuple[Path, ...] = (), section: Key = ()) -> ConfigLayer:
-    """The layer of values over their base, whose path is relative to the last of the files `above`. Other parameters as
-    of `read`."""
-    base = values.pop("base", None)
+def over_base(values: Mapping[str, Any], source: str, above: tuple[Path, ...] = (), section: Key = ()) -> ConfigLayer:
+    """The layer of values over their base, with the content of section files. Paths are relative to the last of the
+    files `above`, or to the working directory. Other parameters as of `read`."""
+    base = values.get("base")
+    values = {key: value for key, value in values.items() if key != "base"}
     for key in reversed(section):
         values = {key: values}
     layer = layer_of(values, source)

@@ -10,7 +10,7 @@ from densevit import registry
 from densevit.config import layer_reading
 from densevit.config.config_layers import Overrides
 from densevit.config.data_schema import DataSection
-from densevit.config.model_schema import InferenceSection, ModelSections
+from densevit.config.model_schema import ModelSections
 from densevit.config.schema import Config
 from densevit.config.schema_validation import check_head_names, validated
 from densevit.config.values import Section
@@ -34,12 +34,6 @@ def model_sections(values: Mapping[str, Any], source: str) -> ModelSections:
     sections = validated(ModelSections, layer)
     check_head_names(sections)
     return sections
-
-
-def inference_with(inference: InferenceSection, changes: Mapping[str, Any], source: str) -> InferenceSection:
-    """The options updated with keys of the section `inference`. source: the keys' origin, for messages."""
-    updated: InferenceSection = section("inference", {**inference.model_dump(), **changes}, source)
-    return updated
 
 
 def split_options(options: Mapping[str, Any], split: str) -> dict[str, Any]:

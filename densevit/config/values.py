@@ -101,10 +101,11 @@ RANDOM = "random"  # the value of `backbone.weights` for random weights on purpo
 Duration = Annotated[
     str, rule(AfterValidator, lambda text, _: not _DURATION.fullmatch(text) and "a time such as 30s, 5min or 1h")
 ]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Pair = Annotated[tuple[Float, Float], BeforeValidator(as_tuple)]
-PerChannel = Annotated[Annotated[tuple[Fraction, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)]
+PerChannel = Annotated[
+    Annotated[tuple[Annotated[Float, Field(ge=0, le=1)], ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)
+]
 Patterns = Annotated[Names, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Listed = rule(
     BeforeValidator,

@@ -24,9 +24,9 @@ def draw_samples(
     thresholds: Mapping[str, float],
     data: DataSplits,
     folder: Path,
+    types: Types,
+    drawings: Mapping[str, str],
     count: int = 8,
-    types: Types | None = None,
-    drawings: Mapping[str, str] | None = None,
 ) -> None:
     """Draws `count` evenly spaced validation images as HEAD-IMAGE.jpg in a folder.
 
@@ -47,9 +47,9 @@ def draw_extremes(
     data: DataSplits,
     folder: Path,
     indices: Mapping[str, Sequence[int]],
-    count: int = 4,
-    types: Types | None = None,
-    drawings: Mapping[str, str] | None = None,
+    count: int,
+    types: Types,
+    drawings: Mapping[str, str],
 ) -> None:
     """Draws the `count` worst and best images of each head, as worst/HEAD-1-IMAGE.jpg and best/HEAD-1-IMAGE.jpg.
 
@@ -73,8 +73,8 @@ def _drawn(
     thresholds: Mapping[str, float],
     data: DataSplits,
     index: int,
-    types: Types | None,
-    drawings: Mapping[str, str] | None,
+    types: Types,
+    drawings: Mapping[str, str],
 ) -> dict[str, tuple[str, Image.Image]]:
     """Draws an image: its name and drawing by head; empty if it cannot be read and `data.on_error` is skip."""
     try:
@@ -85,18 +85,17 @@ def _drawn(
         return {}
     image, truth = sample["image"], sample["targets"]
     name = image_name(data.val, index, truth["image_id"])
-    name = (drawings or {}).get(name) or drawing_name(name)
+    name = drawings.get(name) or drawing_name(name)
     head_predictions = predict(index)
     drawn = {}
     for head in (head for head in classes if head in head_predictions):
-        types_of_head = (types or {}).get(head)
         pixels = draw(
             image,
             head_predictions[head],
             classes[head],
             thresholds[head],
             truth,
-            types_of_head,
+            types.get(head),
             channels=data.val.channels,
         )
         drawn[head] = (name, Image.fromarray(pixels))

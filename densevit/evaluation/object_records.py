@@ -1,6 +1,6 @@
 """Predicted objects and ground truth in flat arrays, of one image or of many."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
@@ -126,9 +126,7 @@ def unlabelled(detections: Sequence[int], labels: np.ndarray, truths: Sequence[T
 
 def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence[str]) -> None:
     """Raises PluginError unless these predictions of an image have equally many rows."""
-    lengths = {name: len(predictions[name]) for name in names}
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+    if counts := _unequal_lengths(predictions, names):
         raise PluginError(
             f"image {image_id}: predictions with {counts}. A head's predict() must return equally many of each."
         )
@@ -136,10 +134,14 @@ def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence
 
 def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str]) -> None:
     """Raises DataError unless the ground truth's values of the keys `names`, `area` and `iscrowd` are equally long."""
-    lengths = {name: len(truth[name]) for name in (*names, "area", "iscrowd") if name in truth}
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{count} {name}" for name, count in lengths.items())
+    if counts := _unequal_lengths(truth, [name for name in (*names, "area", "iscrowd") if name in truth]):
         raise DataError(f"image {image_id}: ground truth with {counts}; equally many of each are expected.")
+
+
+def _unequal_lengths(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The number of rows of each of these values, for a message; "" if they are equal."""
+    lengths = {name: len(values[name]) for name in names}
+    return "" if len(set(lengths.values())) == 1 else ", ".join(f"{count} {name}" for name, count in lengths.items())
 
 
 def joined_arrays(arrays: Iterable[Any], dtype: type | None = None) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from densevit.channels import Channels
-from densevit.config import Config, DataSection, InferenceSection, ModelSections, inference_with
+from densevit.config import Config, DataSection, InferenceSection, ModelSections, section
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
     Backbone,
@@ -190,9 +190,13 @@ class InferenceModel:
 
         source: the origin of the options, for messages. Raises ConfigError for an invalid option.
         """
-        changed = {name: inference_with(before, options, source) for name, before in self.inference.items()}
+
+        def changed_options(before: InferenceSection) -> InferenceSection:
+            return cast(InferenceSection, section("inference", {**before.model_dump(), **options}, source))
+
+        changed = {name: changed_options(before) for name, before in self.inference.items()}
         inference_by_head(  # raises for options that no head supports
-            self, next(iter(changed.values()), None) or inference_with(InferenceSection(), options, source)
+            self, next(iter(changed.values()), None) or changed_options(InferenceSection())
         )
         return self._with_options({name: used_options(self.heads[name], new) for name, new in changed.items()})
 

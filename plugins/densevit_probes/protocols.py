@@ -47,7 +47,7 @@ class Protocol:
     @classmethod
     def of(cls, values: Mapping[str, Any], name: str, source: str, overrides: Overrides = ()) -> "Protocol":
         """The protocol of a mapping in place of a file. source: its name in messages. Raises as `read`."""
-        return cls._of(layer_reading.from_mapping(values, source), name, source, overrides)
+        return cls._of(layer_reading.over_base(values, source), name, source, overrides)
 
     @classmethod
     def _of(cls, layer: ConfigLayer, name: str, source: str, overrides: Overrides) -> "Protocol":

@@ -171,7 +171,7 @@ def test_a_value_has_the_source_of_the_layer_that_sets_it() -> None:
         "optim": {"lr": 2.0, "lr_factors": {"a": 1}},
         "heads": {"new": {"name": "setr"}},
     }
-    layer = layer_reading.from_mapping({"base": "lower.yaml", **upper}, "upper")
+    layer = layer_reading.over_base({"base": "lower.yaml", **upper}, "upper")
     layer = layer_reading.with_overrides(layer, {"backbone.freeze": True, "optim": {"warmup": 0.2}})
     sources = {
         "backbone.name": "section.yaml", "backbone.freeze": "overrides", "backbone.missing": "section.yaml",

@@ -122,8 +122,10 @@ class CocoObjects:
             if key not in record:
                 return DataError(f"{where} has no `{key}`.", f"annotations without {key}")
         if not is_identifier(number):
-            text = f"{where} has the id {shown(number)}; expected a whole number of 64 bits, or text."
-            return DataError(text, "annotations with an invalid id")
+            return DataError(
+                f"{where} has the id {shown(number)}; expected a whole number of 64 bits, or text.",
+                "annotations with an invalid id",
+            )
         if number in self._seen:
             other = self.images.names[self._seen[number]]
             return DataError(
@@ -137,12 +139,16 @@ class CocoObjects:
             )
         category = record["category_id"]
         if not is_identifier(category) or category not in self.label_of:
-            text = f"{where} {unknown_reference('category', record, self.label_of)}"
-            return DataError(text, "annotations of unknown categories")
+            return DataError(
+                f"{where} {unknown_reference('category', record, self.label_of)}", "annotations of unknown categories"
+            )
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            text = f"{where} has the box {shown(box)}; expected [x, y, width, height], four finite numbers, in pixels."
-            return DataError(text, "invalid boxes")
+            return DataError(
+                f"{where} has the box {shown(box)}; expected [x, y, width, height], four finite numbers, in pixels.",
+                "invalid boxes",
+            )
         if area is not None and not (is_number(area) and area >= 0):
-            text = f"{where} has the area {shown(area)}; expected 0 or more pixels, or no `area`."
-            return DataError(text, "invalid areas")
+            return DataError(
+                f"{where} has the area {shown(area)}; expected 0 or more pixels, or no `area`.", "invalid areas"
+            )
         return DataError(f"{where} has iscrowd {shown(record['iscrowd'])}; expected 0 or 1.", "invalid iscrowd")

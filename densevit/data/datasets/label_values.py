@@ -205,9 +205,8 @@ def _color_table(colors: tuple[tuple[Color, ...], ...], ignored: tuple[Color, ..
         for red, green, blue in class_colors:
             table[red << 16 | green << 8 | blue] = index + 1
     for red, green, blue in ignored:
-        if table[red << 16 | green << 8 | blue]:
+        if table[red << 16 | green << 8 | blue] not in (0, _IGNORED):
             raise DataError(f"The colour {(red, green, blue)} is both that of a class in data.classes and ignored.")
-    for red, green, blue in ignored:
         table[red << 16 | green << 8 | blue] = _IGNORED
     return table
 

@@ -72,7 +72,7 @@ class Mix(Dataset):
             )
         self._names: list[str] = []
         self._sets: list[Dataset] = []
-        kept: list[tuple[str, ...]] = []
+        self._kept: list[tuple[str, ...]] = []
         mix_options = {
             name: validated(SetSection, ConfigLayer({**section}, f"data.sets.{name}")) for name, section in sets.items()
         }
@@ -87,7 +87,7 @@ class Mix(Dataset):
             where = f"data.sets.{name}"
             offered = {"on_error": on_error, "channels": channels}
             dataset = registry.create("datasets", plugin, split, options=options, where=where, offered=offered)
-            kept.append(_chosen(dataset.provides, chosen, name))
+            self._kept.append(_chosen(dataset.provides, chosen, name))
             self._names.append(name)
             self._sets.append(dataset)
         shares = {name: options.share for name, options in mix_options.items() if options.share is not None}
@@ -110,14 +110,17 @@ class Mix(Dataset):
                     f"data.sets.{name} has images of {dataset.channels}; those of {self._names[0]} are "
                     f"{self.channels}. Fix: mix sets of the same channels."
                 )
-        self._kept = kept
         if any(section.labelled_classes for section in mix_options.values()):
             self._join_partly_labelled(mix_options)
         self._types = [TargetTypes.of(dataset) for dataset in self._sets]
-        self.provides = {key: types.get(key) for types, keys in zip(self._types, kept, strict=True) for key in keys}
+        self.provides = {
+            key: types.get(key) for types, keys in zip(self._types, self._kept, strict=True) for key in keys
+        }
         self.classes = self._joined_classes()
         self._names_of_classes = list(dict.fromkeys(c.name for classes in self.classes.values() for c in classes))
-        self.metric = all(dataset.metric for dataset, keys in zip(self._sets, kept, strict=True) if "depth" in keys)
+        self.metric = all(
+            dataset.metric for dataset, keys in zip(self._sets, self._kept, strict=True) if "depth" in keys
+        )
         self.division = "\n".join(dataset.division for dataset in self._sets if dataset.division)
         self.conversion = "\n".join(dataset.conversion for dataset in self._sets if dataset.conversion)
         self._lengths = np.array([len(dataset) for dataset in self._sets])
@@ -134,6 +137,7 @@ class Mix(Dataset):
         times = counts // self._lengths
         self._surplus = counts - times * self._lengths  # images of each set that occur once more in an epoch
         self._ends = np.cumsum(times * self._lengths)
+        self._begins = self._ends - times * self._lengths
 
     def __len__(self) -> int:
         """The number of indices. Each image of a set has as many indices as its minimum number of occurrences."""
@@ -160,9 +164,8 @@ class Mix(Dataset):
 
         The latter follow a fixed permutation of each set: the next epoch continues where this epoch ends.
         """
-        begins = np.concatenate([[0], self._ends[:-1]])
         chosen = [np.arange(len(self))]
-        for number, (begin, length, surplus) in enumerate(zip(begins, self._lengths, self._surplus, strict=True)):
+        for number, (begin, length, surplus) in enumerate(zip(self._begins, self._lengths, self._surplus, strict=True)):
             turns = (epoch * surplus + np.arange(surplus)) % length
             chosen.append(begin + np.random.default_rng(number).permutation(length)[turns])
         return np.concatenate(chosen)
@@ -224,8 +227,7 @@ class Mix(Dataset):
     def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the set of each index, and the image's index in it."""
         numbers = np.searchsorted(self._ends, indices, side="right")
-        begins = np.concatenate([[0], self._ends[:-1]])
-        return numbers, (indices - begins[numbers]) % self._lengths[numbers]
+        return numbers, (indices - self._begins[numbers]) % self._lengths[numbers]
 
     def _join_partly_labelled(self, sections: Mapping[str, SetSection]) -> None:
         """Gives each set the classes of all sets, and its images the classes that are labelled in them."""

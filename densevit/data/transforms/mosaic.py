@@ -44,9 +44,8 @@ class Mosaic:
     """
 
     def __init__(self, transform: TrainingTransform, dataset: Dataset, probability: float) -> None:
-        check_pasted(dataset, "mosaic")
+        self.types = check_pasted(dataset, "mosaic")
         self.transform, self.dataset, self.probability = transform, dataset, probability
-        self.types = TargetTypes.of(dataset)
 
     def __call__(self, sample: Sample, rng: np.random.Generator, types: Types | None = None) -> Sample:
         """Returns the augmented sample; with `probability`, a mosaic of its size."""

@@ -171,8 +171,7 @@ class DenseModule(lightning.LightningModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        channels_last = self.config is not None and self.config.trainer.channels_last
-        return moved(batch, device, channels_last)
+        return moved(batch, device, self.config is not None and self.config.trainer.channels_last)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         # Lightning's first hook of a run. It then refuses a Trainer's clipping and accumulation, which `training_step`

@@ -5,19 +5,17 @@ from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
 from densevit.model import DenseModel
-from densevit.training.loop.supervised_method import Supervised
 
 
-def freeze_unused(model: DenseModel, method: Method | None = None) -> list[str]:
+def freeze_unused(model: DenseModel, method: Method) -> list[str]:
     """Freezes the parameters that receive no gradient, and returns their names. Distributed training would wait for
     their gradients.
 
     Detects them by one step on blank images without labels, whose losses depend on every parameter in use. Weights,
     running statistics and the random state stay unchanged.
 
-    method: the training method; its parameters are named `method.*`. None: supervised.
+    method: the training method; its parameters are named `method.*`.
     """
-    method = Supervised(model) if method is None else method
     height, width = model.backbone.input_size or (2 * model.size_divisor, 2 * model.size_divisor)
     blank = _blank(model, height, width)
     if method.views > 1:

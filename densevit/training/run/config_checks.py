@@ -56,9 +56,8 @@ def check_frozen(config: Config) -> None:
 
 def check_labels(config: Config, data: DataSplits) -> None:
     """Raises ConfigError if a head needs labels that the data lacks."""
-    heads = config.heads.items()
     check_required_targets(
-        {f"heads.{name} ({head.name})": registry.load("heads", head.name) for name, head in heads}, data
+        {f"heads.{name} ({head.name})": registry.load("heads", head.name) for name, head in config.heads.items()}, data
     )
 
 

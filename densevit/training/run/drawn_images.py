@@ -45,7 +45,7 @@ def draw_images(
     drawn = folder / "predictions"
     thresholds = model.default_thresholds
     drawings = drawing_names(image_names(data.val, indices).values())
-    draw_samples(predict, classes, thresholds, data, drawn, types=types, drawings=drawings)
+    draw_samples(predict, classes, thresholds, data, drawn, types, drawings)
     by_id = {str(image_id): index for image_id, index in indices.items()}
     orders = {}
     for head in classes:

@@ -89,8 +89,9 @@ def read_inputs(
         else:
             check_newest(resumed)
             if run.is_dir():
-                fix = f"Fix: copy the run to a writable folder, or continue with weights={run} in a new run."
-                check_writable(run, fix=fix)
+                check_writable(
+                    run, fix=f"Fix: copy the run to a writable folder, or continue with weights={run} in a new run."
+                )
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         config = configs.load(run / "config.yaml", overrides)
         return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)

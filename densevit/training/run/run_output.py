@@ -81,8 +81,11 @@ def finish(plan: Plan, folder: Path, best: BestModel, indices: Mapping[int | str
     if not stopped and step < plan.budget.steps:
         show(end_notes.ended_early(best.best_epoch, step, plan), console)
     if best.best_epoch.stale:
-        later = counted(best.best_epoch.stale, "later validation")
-        show(f"Model and metrics are from the best epoch; no improvement in {later}.", console)
+        show(
+            "Model and metrics are from the best epoch; no improvement in "
+            f"{counted(best.best_epoch.stale, 'later validation')}.",
+            console,
+        )
     _write_report(plan, folder, indices)
     for log_run_folder in registry.load_all("loggers"):
         log_run_folder(plan.trainer.loggers, folder, step)
