@@ -43,11 +43,17 @@ def save(
     step: the training step. further: further entries of the header. If the model has no heads, writes a file as
     `save_backbone` does.
 
-    Warns of objects that the file cannot hold.
+    Warns of objects that the file cannot hold, and of `with_resize`.
     """
     sections = sections_of(model)
     for key, why in configs.unwritten(sections.model_dump()) if step is None else ():  # a run has them at its start
         warnings.warn(f"{path}: {key}: {why}", stacklevel=3)
+    if model.replaced_resize is not None:
+        warnings.warn(
+            f"{path}: with_resize is not written: images of the loaded model are resized as in its training. Fix: use "
+            "with_resize after loading.",
+            stacklevel=2,
+        )
     if not model.heads:
         backbone = sections.backbone
         images = backbone.model_dump(include={"channels", "adapted_stem", "mean", "std"})

@@ -1,6 +1,7 @@
 """Files for images of one size, the canvas: LiteRT's tflite and ExecuTorch's pte, for phones."""
 
 import operator
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from densevit.errors import DensevitError
+from densevit.errors import DensevitError, one_line
 from densevit.layers.selection import recorded
 from densevit_export import files
 from densevit_export.graph import ExportedGraph
@@ -141,6 +142,10 @@ def _write_executorch(program: torch.export.ExportedProgram, path: Path) -> None
 
     try:
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    except Exception:  # of some convolutions, in ExecuTorch 1.5, of any type; the portable kernels take them
+    except Exception as error:  # of some convolutions, in ExecuTorch 1.5, of any type
+        reason = one_line(error)
+        warnings.warn(
+            f"{path}: XNNPACK refuses the graph ({reason}), so the slow portable kernels run it.", stacklevel=2
+        )
         lowered = to_edge_transform_and_lower(program)
     path.write_bytes(lowered.to_executorch().buffer)

@@ -8,6 +8,7 @@ from torch import nn
 
 import densevit
 from densevit import config as configs
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError, WeightsError
 from densevit.interfaces import Class, Head, Neck
 from densevit.model import DenseModel
@@ -112,6 +113,13 @@ def test_a_model_of_modules_is_written_with_their_options(saved, tmp_path):
     parts.save(tmp_path / "parts.safetensors")
     again = densevit.load(tmp_path / "parts.safetensors", trust=True)
     assert again.fingerprint() == parts.fingerprint() and again.backbone is not model.backbone
+
+
+def test_a_model_with_another_resize_is_written_with_a_warning(saved):
+    model, path = saved
+    with pytest.warns(UserWarning, match="with_resize is not written"):
+        model.with_resize(DefaultTransforms(32)).save(path)
+    assert load(path, trust=True).replaced_resize is None
 
 
 def rewrite(path, **entries) -> None:

@@ -31,7 +31,7 @@ from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.file_examination import examine_files
 from densevit_workbench.doctor.findings import Finding, Findings, evenly_spaced
-from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records
+from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records, unwrapped
 from densevit_workbench.doctor.mask_examination import all_have_masks
 from densevit_workbench.doctor.next_command import next_commands
 from densevit_workbench.doctor.source import ExaminedSource, find_source
@@ -90,7 +90,8 @@ def doctor(
         if resolved.config is not None:
             _count_cost(resolved, data, diagnosis)
         if resolved.recognised:
-            masks = isinstance(data.train, Coco) and all_have_masks(data.train)
+            train = unwrapped(data.train)
+            masks = isinstance(train, Coco) and all_have_masks(train)
             commands = [*next_commands(resolved.recognised, overrides, diagnosis.splits["train"], masks)]
             findings = Findings()
             findings.report("note", "recipes that can be trained on this data", commands)
@@ -162,11 +163,11 @@ def _examine_split(
     track: Callable[[Iterable[Any], str, int], Iterable[Any]],
 ) -> None:
     """Checks the files of a split, measures it and adds its findings."""
-    dataset = built.dataset
+    dataset, source = built.dataset, unwrapped(built.dataset)
     opened = evenly_spaced(len(dataset), images).tolist()
-    failed = examine_files(dataset, opened, findings)
-    if isinstance(dataset, Coco):
-        inventories, readings = examine_coco(dataset, data.section, split, built.invalid, opened, failed, findings)
+    failed = examine_files(source, opened, findings)
+    if isinstance(source, Coco):
+        inventories, readings = examine_coco(source, data.section, split, built.invalid, opened, failed, findings)
         diagnosis.inventories[split] = inventories
         diagnosis.readings += both_readings(readings, dataset)
     if split == "train" and dataset.conversion:

@@ -27,6 +27,7 @@ from densevit.data.datasets.panoptic_annotations import panoptic_classes_of, seg
 from densevit.data.datasets.split_folders import DIVIDED, root_folder
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
+from densevit.interfaces.datasets import WrappedDataset
 from densevit_workbench.doctor.findings import Findings
 
 Skipped = dict[str, list[str]]  # names by broken rule
@@ -40,6 +41,11 @@ class InvalidRecords:
     annotations: Annotations | None = None
     images: Skipped = field(default_factory=dict)
     objects: Skipped = field(default_factory=dict)
+
+
+def unwrapped(dataset: Dataset) -> Dataset:
+    """The data set whose files are read: of one in which only some classes are labelled, that of all classes."""
+    return unwrapped(dataset.dataset) if isinstance(dataset, WrappedDataset) else dataset
 
 
 def built_without_invalid_records(
@@ -65,7 +71,7 @@ def built_without_invalid_records(
 
 def _without_invalid_records(
     kind: type[Coco], section: DataSection, split: str, invalid: InvalidRecords, findings: Findings
-) -> Coco:
+) -> Dataset:
     options: dict[str, Any] = section.options
     named = NamedFiles(options.get("annotations"), options.get("images"))
     share, outside = options.get("val_share"), options.get("outside_paths", False)
@@ -78,7 +84,7 @@ def _without_invalid_records(
     invalid.annotations = annotations_of(files.file, document, *masks)
     folder = str(files.image_folder(images.names).absolute())
     changed = {"name": "coco", "images": folder, "val_share": share if is_divided else None}
-    dataset = _built_from(
+    return _built_from(
         document,
         files.file,
         section,
@@ -86,8 +92,6 @@ def _without_invalid_records(
         options | changed,
         lambda copy: str(copy) if is_divided else dict.fromkeys((*DIVIDED, split), str(copy)),
     )
-    assert isinstance(dataset, Coco)
-    return dataset
 
 
 def _built_from(
@@ -97,7 +101,7 @@ def _built_from(
     split: str,
     options: dict[str, Any],
     annotations: Callable[[Path], Any],
-) -> Coco | CocoPanoptic:
+) -> Dataset:
     """Builds a split from the changed document of its json, with these options. annotations: returns the option
     `annotations` from the path of the copy, which is named {split}.json."""
     with TemporaryDirectory() as temporary:
@@ -107,8 +111,10 @@ def _built_from(
             dataset = unchecked_split(section.model_copy(update=options | {"annotations": annotations(copy)}), split)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(file)), error.rule) from None
-    assert isinstance(dataset, Coco | CocoPanoptic)
-    dataset.file, dataset.division = file, dataset.division.replace(str(copy), str(file))
+    source = unwrapped(dataset)
+    assert isinstance(source, Coco | CocoPanoptic)
+    source.file, source.division = file, source.division.replace(str(copy), str(file))
+    dataset.division = source.division
     return dataset
 
 

@@ -114,6 +114,13 @@ def test_all_problems_are_found_at_once(broken: Path):
     alone = densevit.doctor(broken, ["data.val_split=train"])
     assert list(alone.splits) == ["train"]
     assert [one for one in alone.errors if one.title == "invalid boxes"] == [found["error", "train", "invalid boxes"]]
+    partly = densevit.doctor(broken, ["data.labelled_classes=[dog]"])
+    assert {(one.split, one.title): one.count for one in partly.errors} == {
+        (split, title): count for (severity, split, title), count in counts.items() if severity == "error"
+    }
+    assert counts["warning", "train", "boxes without area"] in {
+        one.count for one in partly.findings if one.title == "boxes without area"
+    }
 
 
 def test_a_clean_set_has_no_findings_but_notes(tmp_path: Path):
