@@ -29,7 +29,7 @@ class Config(ModelSections):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each overridden key of initial weights, see `initial_weights`."""
+        """A line for each overridden key of initial weights (`initial_weights`)."""
         return self._layer.notes
 
     @property

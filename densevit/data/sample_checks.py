@@ -15,7 +15,7 @@ from densevit.targets.types import TargetTypes, untyped_keys
 def check_sample(sample: Sample, dataset: Dataset, index: int, types: TargetTypes, channels: Channels = RGB) -> None:
     """Raises DataError for an image with other channels than the data set's, and for a target without a type.
 
-    Target types check the values, see `usable_values`.
+    Target types check the values (`usable_values`).
     """
     targets = sample["targets"]
     origin = f"Sample {index} of {name_of(dataset)} (image {targets.get('image_id')!r})"

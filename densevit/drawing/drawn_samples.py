@@ -31,7 +31,7 @@ def draw_samples(
     """Draws `count` evenly spaced validation images as HEAD-IMAGE.jpg in a folder.
 
     classes: the classes of each head. thresholds: minimum scores of drawn objects, by head. types: each head's target
-    types with options. drawings: IMAGE by image name, see `drawing_names`.
+    types with options. drawings: IMAGE by image name (`drawing_names`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(min(count, len(data.val))):

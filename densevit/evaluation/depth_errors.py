@@ -40,7 +40,7 @@ _RELATIVE_ALIGNMENTS: tuple[Alignment, ...] = ("scale_shift_disparity", "median"
 class DepthSums(NamedTuple):
     """What is kept of an image.
 
-    errors: sums over its N valid pixels, see `DepthErrors.sums_of`; N is 0 without any. distances: the
+    errors: sums over its N valid pixels (`DepthErrors.sums_of`); N is 0 without any. distances: the
     result of `sums_by_distance`. scale: the fitted scale of its alignment.
     """
 

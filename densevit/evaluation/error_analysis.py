@@ -101,7 +101,7 @@ class ImageMatches:
         return cls(outcomes.labels, outcomes.scores, correct, matched, outcomes.ignored, on_crowds, truth_labels, pairs)
 
     def score(self, threshold: float) -> float | None:
-        """The image's score, see `ErrorAnalysis.image_scores`; None without objects and detections."""
+        """The image's score (`ErrorAnalysis.image_scores`); None without objects and detections."""
         shown = self.scores >= threshold
         hits = shown & self.correct
         right, wrong = np.count_nonzero(hits), np.count_nonzero(shown & ~self.correct & ~self.ignored)

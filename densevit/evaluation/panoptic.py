@@ -32,7 +32,7 @@ from densevit.interfaces.evaluators import once_per_records
 
 
 class PanopticRecord(NamedTuple):
-    """What is kept of an image: its segments, see `match_segments`; the records of instance masks and of the label map,
+    """What is kept of an image: its segments (`match_segments`); the records of instance masks and of the label map,
     if they are evaluated."""
 
     segments: np.ndarray

@@ -78,7 +78,7 @@ def _imported(package: str, method: str) -> Any:
 
 
 def _as_json(outputs: Predictions, classes: Sequence[Class], types: TargetTypes) -> dict[str, Any]:
-    """Converts the predictions of a head to JSON values, see `Result.to_dict`."""
+    """Converts the predictions of a head to JSON values (`Result.to_dict`)."""
     values: dict[str, Any] = {"objects": _objects(outputs, classes, types)} if "labels" in outputs else {}
     for key, value in outputs.items():
         per = types[key].per if key in types else "image"
@@ -122,7 +122,7 @@ def _region(key: str, value: int, classes: Sequence[Class]) -> dict[str, Any]:
 
 
 def _columns(head: str, outputs: Predictions, classes: Sequence[Class]) -> dict[str, Any]:
-    """The columns of a head's objects, see `Result.to_pandas`."""
+    """The columns of a head's objects (`Result.to_pandas`)."""
     labels = as_array(outputs["labels"])
     columns: dict[str, Any] = {
         "head": np.full(len(labels), head, dtype=object),

@@ -19,7 +19,7 @@ class Dataset(Recorded):
     `check_file(index)` is called for each image before training.
     split: "train", "val" or another name. Raises DataError, listing the splits, for a split that does not exist.
     classes: the classes of each task: things for "detection", things and stuff for "segmentation".
-    provides: the labelled target keys, see `Targets`; or a mapping from these keys to their types. Keys without a type
+    provides: the labelled target keys (`Targets`); or a mapping from these keys to their types. Keys without a type
         have the registered type of their name.
     channels: the images' channels; 8-bit RGB by default. For other channels, mean, standard deviation and a range of ()
         are measured on the training images. A constructor with the parameter `channels` gets the config's

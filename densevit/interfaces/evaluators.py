@@ -92,7 +92,7 @@ class Evaluator(Recorded):
 
     def image_scores(self, records: Sequence[Any], threshold: float = DEFAULT_THRESHOLD) -> Sequence[float | None]:
         """A score of each record, higher is better; None: without a score. The report shows the best and the worst
-        images. Default: none. threshold: the model's, see `tables`."""
+        images. Default: none. threshold: the model's (`tables`)."""
         return [None] * len(records)
 
     def score_threshold(self, records: Sequence[Any]) -> float | None:
@@ -113,7 +113,7 @@ class Evaluator(Recorded):
     # ---- not overridden ----
 
     def update(self, predictions: Iterable[Any], truths: Iterable[Any]) -> None:
-        """Adds the record of each image, see `record`. An image added before, by its `image_id`, is ignored; without
+        """Adds the record of each image (`record`). An image added before, by its `image_id`, is ignored; without
         `image_id` it is a new image.
 
         predictions, truths: one dict per image; for maps also the maps alone, such as tensors (B, H, W). Raises
@@ -183,7 +183,7 @@ class Evaluator(Recorded):
 
     def reset(self) -> None:
         """Removes all images."""
-        self.kept: dict[Any, tuple[Sequence[Any], Any]] = {}  # the last result of methods, see `once_per_records`
+        self.kept: dict[Any, tuple[Sequence[Any], Any]] = {}  # the last result of methods (`once_per_records`)
         self._records, self._sorted, self._unnamed = {}, None, 0
 
     def state(self) -> dict[int | str, Any]:

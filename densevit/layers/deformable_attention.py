@@ -31,7 +31,7 @@ def multi_scale_deformable_attention(
     points of a query and head. points: the number of points of each level, if they differ; `locations` are then
     (B, Q, N, K, 2) and `weights` (B, Q, N, K) of all K points, by level.
     sampling: "grid_sample", bilinearly as `F.grid_sample` with align_corners=False, where cells outside count as zero;
-    "discrete", the value of one cell, see `discrete_cells`, without a gradient of locations.
+    "discrete", the value of one cell (`discrete_cells`), without a gradient of locations.
     deterministic: no effect here; the replacement in `densevit.layers.fast` then uses no atomic additions in the
     backward pass on a GPU, where `F.grid_sample` always uses them. Modules keep this function in an attribute.
     Returns (B, Q, N * D) in the dtype of value; computed in at least fp32.

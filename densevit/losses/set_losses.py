@@ -133,8 +133,8 @@ def query_cross_entropy(
     """Cross-entropy of the class of each query, and the weight of this class, (L, B, Q) each.
 
     logits: (L, B, Q, K+1). labels: (T,), of all objects. A query without an object has the class K with weight
-    `no_object_weight`; other classes have weight 1. labelled: (B, 1, K), see `labelled_logits`. label_weights: (T,), of
-    the losses of matched queries, see `with_label_weights`.
+    `no_object_weight`; other classes have weight 1. labelled: (B, 1, K) (`labelled_logits`). label_weights: (T,), of
+    the losses of matched queries (`with_label_weights`).
     """
     no_object = logits.shape[-1] - 1
     classes = torch.full(logits.shape[:3], no_object, device=logits.device)  # (L, B, Q)

@@ -28,7 +28,7 @@ _TARGET = {  # the keys of every target
 
 
 def check_batch(batch: Any, channels: Channels = RGB) -> None:
-    """Raises DataError unless `batch` is a valid input of the model, see `Batch`.
+    """Raises DataError unless `batch` is a valid input of the model (`Batch`).
 
     Example:
         >>> scenes = densevit.create_dataset("scenes", image_size=64)

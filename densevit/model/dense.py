@@ -45,7 +45,7 @@ from densevit.targets.types import TargetTypes
 class DenseModel(InferenceModel, nn.Module):
     """A backbone with one or more named heads, each with an optional neck: trains, predicts, is saved and exported.
 
-    loss_weights: a factor for each head, 1 by default; "learned": a parameter per head, see `uncertainty_weighted`.
+    loss_weights: a factor for each head, 1 by default; "learned": a parameter per head (`uncertainty_weighted`).
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -123,7 +123,7 @@ class DenseModel(InferenceModel, nn.Module):
         return fingerprint(self.classes, self.state_dict())
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compiles the repeated blocks of backbone, heads and necks, see `densevit.model.compiling`."""
+        """Compiles the repeated blocks of backbone, heads and necks (`densevit.model.compiling`)."""
         compile_regions((self.backbone, *self.heads.values(), *self.necks.values()), *args, **options)
 
     def forward(
@@ -245,7 +245,7 @@ class DenseModel(InferenceModel, nn.Module):
         context: None: computed from this batch in all processes; for accumulated batches, from `loss_context`.
         head_targets: targets by head, replace `targets`, as in `forward`.
 
-        A learned weight adds HEAD/log_variance, see `uncertainty_weighted`.
+        A learned weight adds HEAD/log_variance (`uncertainty_weighted`).
         """
         losses: Losses = {}
         context = LossContext.across_processes() if context is None else context

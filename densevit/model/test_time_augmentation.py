@@ -47,8 +47,8 @@ class SupportsUndoZoom(Protocol):
 
 
 def undo_zoom(head: DenseHead, maps: Tensor, zoom: float) -> Tensor:
-    """The maps at zoom 1, see `SupportsUndoZoom`. By default, as the target type of the prediction that the head reads
-    from them, see `TargetType.under_zoom`."""
+    """The maps at zoom 1 (`SupportsUndoZoom`). By default, as the target type of the prediction that the head reads
+    from them (`TargetType.under_zoom`)."""
     if isinstance(head, SupportsUndoZoom):
         return head.undo_zoom(maps, zoom)
     values = without_zoom(dict.fromkeys(head.read_maps(maps[:1, :, :1, :1]), maps), head.target_types, zoom)

@@ -49,7 +49,7 @@ def scale_of(size: Size, original_size: Size) -> Any:
 
 
 def without_zoom(values: Mapping[str, Any], types: Mapping[str, TargetType] | None, zoom: Any) -> dict[str, Any]:
-    """The values by key at zoom 1, see `TargetType.under_zoom`. types: the target types of keys with options. zoom: the
+    """The values by key at zoom 1 (`TargetType.under_zoom`). types: the target types of keys with options. zoom: the
     result of `zoom_of`."""
     if isinstance(zoom, float) and zoom == 1:
         return {**values}

@@ -32,7 +32,7 @@ def match(
 ) -> MatchedPairs:
     """Assigns each segment to one query with minimum total cost, per image and layer.
 
-    pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), see `uncertain_points`. strict: the argument
+    pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2) (`uncertain_points`). strict: the argument
     of `assign`. Returns pairs on the CPU, in the order of images and queries.
     """
     probabilities = class_probabilities(outputs.logits.float(), segments.labels, segments.image, segments.labelled)

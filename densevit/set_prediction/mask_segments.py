@@ -36,7 +36,7 @@ class MaskSegments(NamedTuple):
     pixels in its map; 1 for masks. image, labels: (T,). counts: segments per image.
     sizes: (h, w) of each image. names: image ids, for messages. limit: ids from 0 to below it are segments, others are
     unlabelled pixels; None: all pixels are labelled. labelled: the result of `labelled_classes`. label_weights: (T,),
-        of instances, see `Objects`.
+        of instances (`Objects`).
     """
 
     maps: Tensor

@@ -36,7 +36,7 @@ class BoxQueries(NamedTuple):
 class QueryTable(nn.Embedding):
     """A learned vector of each query: (G * Q, C), G groups one after another.
 
-    Weights that were trained with another number of queries fit, see `resized_queries`.
+    Weights that were trained with another number of queries fit (`resized_queries`).
     """
 
     def __init__(self, num_queries: int, width: int, groups: int = 1) -> None:

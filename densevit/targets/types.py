@@ -12,7 +12,7 @@ from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, TargetType
 
-GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image, see `Targets`
+GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image (`Targets`)
 
 
 class TargetTypes(Mapping[str, TargetType]):

@@ -31,7 +31,7 @@ class Checkpoint:
     def with_container(self, path: str = "") -> "Checkpoint":
         """The checkpoint with the state dict of a container, and a note if it has several.
 
-        path: the container of the published weights, see `CheckpointLayout`; "", or absent: the one in `tensors`.
+        path: the container of the published weights (`CheckpointLayout`); "", or absent: the one in `tensors`.
         """
         loaded, *unread = sorted(self.containers, key=lambda name: name != path) or [""]
         if not unread:

@@ -152,7 +152,7 @@ def rows_from(
 
 
 def _class_rows(head: Head, key: str, rows: int) -> Tensor | None:
-    """The rows of each class (K, R), see `SupportsClassRows`; None if the tensor has fewer rows than classes."""
+    """The rows of each class (K, R) (`SupportsClassRows`); None if the tensor has fewer rows than classes."""
     class_rows = head.class_rows(key, rows) if isinstance(head, SupportsClassRows) else None
     count = len(head.classes)
     return class_rows if class_rows is not None or rows < count else torch.arange(count)[:, None]

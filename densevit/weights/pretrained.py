@@ -147,7 +147,7 @@ def _fit(
     excluded: Mapping[str, str],
     prefix: str = "",
 ) -> StateDictMatch:
-    """Matches the tensors `state` of a checkpoint and a module, see `fit`. prefix: the prefix of the module's keys in
+    """Matches the tensors `state` of a checkpoint and a module (`fit`). prefix: the prefix of the module's keys in
     the checkpoint."""
     excluded = {**checkpoint.missing(module.state_dict(), prefix), **excluded}
     try:

@@ -28,7 +28,7 @@ from densevit_batch.prediction_tables import IMAGES
 
 MAX_IMAGES, MAX_OBJECTS = 1000, 200_000  # rows per part of a table
 Write = Callable[[str], object]
-"""Adds the text of an image to a file of all images, see `image_texts`."""
+"""Adds the text of an image to a file of all images (`image_texts`)."""
 
 
 def join_blocks(folder: Path, maps: Callable[[], MapFiles], complete: bool = True) -> Counts:

@@ -56,7 +56,7 @@ def check_model(folder: Path, source: str, fingerprint: str | None) -> dict[str,
     """The settings of the predictions in a folder. Raises DensevitError for a folder without predictions, and for
     predictions of another model.
 
-    source: the model's source, for messages. fingerprint: the model's, see `InferenceModel.fingerprint`; None: unknown.
+    source: the model's source, for messages. fingerprint: the model's (`InferenceModel.fingerprint`); None: unknown.
     """
     saved = read_settings(folder)
     if saved.get("weights") != fingerprint:

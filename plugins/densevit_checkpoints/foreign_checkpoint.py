@@ -31,7 +31,7 @@ from densevit_checkpoints.recognition import fitting, most_specific, recognise
 @dataclass(kw_only=True)
 class ForeignCheckpoint(TranslatedCheckpoint):
     """Another project's checkpoint with densevit's keys, in which heads are named by task. options: options by full key
-    that no tensor determines, see `LayoutOptions.saved`."""
+    that no tensor determines (`LayoutOptions.saved`)."""
 
     layout: CheckpointLayout
     options: dict[str, Any]

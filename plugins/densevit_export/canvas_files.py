@@ -35,7 +35,7 @@ class CanvasGraph(nn.Module):
     def forward(self, images: Tensor, size: Tensor, focal: Tensor | None = None) -> dict[str, Tensor]:
         """images: (1, C, H, W), zeros below and to the right of an image. size: (2,) int32, height and width of this
         image. focal: (1,). Returns the outputs of `ExportedGraph`: boxes in pixels of the image, maps (..., H, W) of
-        the canvas; and a two-stage head's selections, see `load_selections`.
+        the canvas; and a two-stage head's selections (`load_selections`).
         """
         height, width = images.shape[-2:]
         below, right = torch.arange(height)[:, None] >= size[0], torch.arange(width) >= size[1]

@@ -92,7 +92,7 @@ def export(
     warning.
 
     half: fp16, or bf16 for pt2: heavy layers compute in half precision, except in blocks where this changes the
-    outputs, see `half_precision`. resize: the file resizes images of any size, as `predict` does; ONNX only. quiet:
+    outputs (`half_precision`). resize: the file resizes images of any size, as `predict` does; ONNX only. quiet:
     shows no progress on stderr. evaluate: evaluates model and file; both metrics are written into the file. data: the
     data's name in this record. postprocess: the file computes the predictions of `predict` for one image, with NMS,
     merging, resizing to the original size and a score threshold; ONNX only. threshold: the lowest score of objects with
@@ -149,7 +149,7 @@ def export(
 def _half_precision(
     plan: FilePlan, half: Half, begin: files.Begin
 ) -> tuple[HalfPrecision, torch.export.ExportedProgram]:
-    """Selects the precision of each block, see `half_precision.measured`. Returns the precisions and the traced graph
+    """Selects the precision of each block (`half_precision.measured`). Returns the precisions and the traced graph
     without resizing."""
     begin(f"measuring blocks in {half}")
     graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size(resize=False)

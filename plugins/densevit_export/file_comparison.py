@@ -86,7 +86,7 @@ def differences(
 def relative_errors(
     graph: ExportedGraph, outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], size: Size
 ) -> dict[str, float]:
-    """The largest difference of each floating-point output, see `differences`. size: (H, W) of the images."""
+    """The largest difference of each floating-point output (`differences`). size: (H, W) of the images."""
     result: dict[str, float] = {}
     for head, module in graph.model.heads.items():
         prefix, types = graph.prefix(head), TargetTypes(getattr(module, "target_types", None))

@@ -120,7 +120,7 @@ def differences(
     run_selections: Run | None,
     limit: float,
 ) -> dict[str, float]:
-    """Each output's differences between the predictions of the file and of `predict`, see `prediction_comparison`.
+    """Each output's differences between the predictions of the file and of `predict` (`prediction_comparison`).
 
     images: (1, C, H, W). original: (H, W) of the image; with resizing in the file, the size of `images`. thresholds:
     the file's threshold by head; objects of any score are compared. run_selections: the result of

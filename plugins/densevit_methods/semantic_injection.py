@@ -26,7 +26,7 @@ class SemanticInjection(FeatureDistillation):
     images averaged over 2 x 2 pixels, so that a ViT with patches of 16 has the cells of an encoder of stride 32. The
     model needs one head with such an encoder, `dfine` or `rtdetr`, and is saved without the projection.
 
-    teacher: the source or section of a backbone, see `FeatureDistillation`; DINOv3's ViT-B/16 in the paper.
+    teacher: the source or section of a backbone (`FeatureDistillation`); DINOv3's ViT-B/16 in the paper.
     weight: the first weight of the term.
     gradient_share: the range of AIFI's share of the L1 norm of all gradients, as a mean over the steps since the last
         update. Outside it, the weight is multiplied, by 0.1 to 10, by q (1 - p) / (p (1 - q)), with the share p and

@@ -171,7 +171,7 @@ class KMaXDeepLab(PanopticTransformer):
 
     num_queries: the number of cluster centres. layers: the number of `KMeansLayer`s on each map, coarse to fine.
     pixel_layers: blocks of the pixel decoder, coarse to fine; see `KMaXPixelDecoder` for fewer than four levels.
-    width: channels of queries; keys have half of it. pixel_width: base of the finest level, see `levels_of`.
+    width: channels of queries; keys have half of it. pixel_width: base of the finest level (`levels_of`).
     feedforward: the width of the queries' feed-forward networks. num_heads: the heads of all attention. drop_path: the
         stochastic depth of the layers. losses: the loss weights.
     sampling: the pixels drawn for the instance and semantic loss.

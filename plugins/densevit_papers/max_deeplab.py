@@ -98,7 +98,7 @@ class MaXDeepLab(PanopticTransformer):
     gets such features from a neck (`simple_pyramid`).
 
     num_queries: size of the memory, the largest number of segments. width: channels of memory; keys have half of it.
-    pixel_width: base of the finest level, see `levels_of`. feedforward: the width of the memory's feed-forward
+    pixel_width: base of the finest level (`levels_of`). feedforward: the width of the memory's feed-forward
         networks. num_heads: the heads of all attention. drop_path: the stochastic depth of the blocks and layers of the
         coarsest level. losses: the loss weights.
     void_weighting: the argument of `PQCriterion`. threshold: least class probability of a segment in the panoptic map.

@@ -29,7 +29,7 @@ class PlainViT(Backbone):
     embedding: maps images (B, 3, H, W) whose sides are multiples of `stride` to cells (B, width, H / stride, W /
         stride).
     blocks: each takes tokens (B, 1 + H * W, width), the class token first, and the grid (H, W), and returns new tokens.
-        The number of the last block is the last of `features`, see `feature_blocks`.
+        The number of the last block is the last of `features` (`feature_blocks`).
     image_size: the side in pixels of the image of the position table, which is resized for other images.
     """
 

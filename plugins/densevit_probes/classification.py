@@ -116,7 +116,7 @@ class PatchKnn(SelectedProbe):
 class PatchLogistic(SelectedProbe):
     """Multinomial logistic regression of a patch's most frequent label, by L-BFGS.
 
-    inverse_regularization: values of C to select from, see `logistic_regression`. max_iterations: the most iterations
+    inverse_regularization: values of C to select from (`logistic_regression`). max_iterations: the most iterations
     of L-BFGS.
     """
 

@@ -26,7 +26,7 @@ class Model(fiftyone.Model):
         self.model, self.config = model, SimpleNamespace(confidence_thresh=None)
 
     def predict(self, arg: np.ndarray) -> Any:
-        """The labels of an image (H, W, 3), see `detections`."""
+        """The labels of an image (H, W, 3) (`detections`)."""
         return self.predict_all([arg])[0]
 
     def predict_all(self, args: Iterable[np.ndarray]) -> list[Any]:

@@ -30,10 +30,10 @@ class Annotations(AnnotatedImages):
 
     file_names: np.ndarray  # (N,) UTF-8 bytes
     sizes: np.ndarray  # (N, 2) int32, height and width; 0 if the json has none
-    labelled_bits: np.ndarray  # (N, K / 8) uint8, see `labelled_bits`; (N, 0) if all classes are labelled
+    labelled_bits: np.ndarray  # (N, K / 8) uint8 (`labelled_bits`); (N, 0) if all classes are labelled
     boxes: np.ndarray  # (M, 4) float64, xyxy in pixels: evaluation depends on the last digits
     area: np.ndarray  # (M,) float64
-    rotated: np.ndarray  # (M,) bool, see `rotation_of`; `boxes` then bounds the rotated box
+    rotated: np.ndarray  # (M,) bool (`rotation_of`); `boxes` then bounds the rotated box
     segmentations: Segmentations | None  # None unless masks were requested
 
     per_image: ClassVar = (*AnnotatedImages.per_image, "file_names", "sizes", "labelled_bits")
@@ -45,7 +45,7 @@ class Annotations(AnnotatedImages):
         return [name.decode() for name in self.file_names.tolist()]
 
     def labelled_classes(self, index: int) -> list[str]:
-        """Returns the names of the classes that are labelled in an image, see `labelled_bits`."""
+        """Returns the names of the classes that are labelled in an image (`labelled_bits`)."""
         bits = np.unpackbits(self.labelled_bits[index])
         return [c.name for c, is_labelled in zip(self.classes, bits, strict=False) if is_labelled]
 
@@ -93,7 +93,7 @@ def read_annotations(file: Path, masks: bool = False, boxes_as_masks: bool | Non
 
     Raises DataError with the file and the annotation for invalid json, missing keys, duplicate ids, unknown images and
     categories, boxes that are not four finite numbers and, with masks, invalid segmentations, and missing ones unless
-    `boxes_as_masks` is set, see `Coco`.
+    `boxes_as_masks` is set (`Coco`).
     """
     is_large = file.is_file() and os.path.getsize(file) > LARGE_JSON
 

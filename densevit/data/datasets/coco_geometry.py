@@ -51,7 +51,7 @@ def check_masks(annotations: Annotations) -> None:
 
 def misplaced_masks(annotations: Annotations, bounds: np.ndarray) -> tuple[np.ndarray, int, str]:
     """Returns the rows of the objects whose mask lies outside of its box, the number of trainable objects, and a
-    message with the likely cause. bounds: (M, 4), see `Segmentations.bounds`."""
+    message with the likely cause. bounds: (M, 4) (`Segmentations.bounds`)."""
     objects = np.flatnonzero(annotations.have_area() & ~annotations.iscrowd)
     wrong = objects[outside(bounds[objects], annotations.boxes[objects])]
     exchanged = ~outside(bounds[wrong][:, [1, 0, 3, 2]], annotations.boxes[wrong])

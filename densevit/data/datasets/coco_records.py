@@ -43,7 +43,7 @@ class CocoObjects:
     """Columns of M objects. `add` reads one annotation, or raises DataError and leaves it out.
 
     ids: the file's, or text for an annotation without id. rows, labels: the positions of image and class. boxes: x0,
-    y0, x1, y1; for a rotated box, its bounds. rotated: whether a box is rotated, see `rotation_of`. segmentations: None
+    y0, x1, y1; for a rotated box, its bounds. rotated: whether a box is rotated (`rotation_of`). segmentations: None
     unless masks were requested. boxes_as_masks: whether boxes are the masks of objects without one; False leaves these
     out.
     """

@@ -51,7 +51,7 @@ class MeasuredImages(Dataset):
         channels: Channels,
     ) -> np.ndarray:
         """Returns the images to use, (N,) bool: the first `limit` of a part, "train" or "val", of a data set without a
-        val split, see `part_of`; of all images if `part` is None. names: relative to the folder. where: the data set,
+        val split (`part_of`); of all images if `part` is None. names: relative to the folder. where: the data set,
         for messages."""
         chosen = np.ones(len(names), bool)
         if part is not None:

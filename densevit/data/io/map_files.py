@@ -1,7 +1,7 @@
 """Writes predicted maps as files in one folder per key: semantic/NAME.png, depth/NAME.png, depth/NAME.npy,
 panoptic/NAME.png and panoptic.json.
 
-The target types define the formats, see `densevit.targets`.
+The target types define the formats (`densevit.targets`).
 """
 
 import json
@@ -102,7 +102,7 @@ class MapFiles:
         _write(self.folder_of(head) / f"{key}.json", target_type.annotation_file(images, self.classes[head]))
 
     def encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
-        """Returns the map's files by suffix, see `TargetType.encode`."""
+        """Returns the map's files by suffix (`TargetType.encode`)."""
         try:
             return self.types[head][key].encode(value, self.classes[head])
         except DataError as error:

@@ -108,9 +108,9 @@ class TrainBatches(Sampler[list[SampleKey]]):
     A global batch consists of `batch_size` samples per rank. Several ranks see the same global batches, in the same
     order, as one rank with a batch size of `batch_size * world_size`; either can resume the other's run.
 
-    length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch, see `SupportsEpochIndices`; by
+    length: samples per epoch. epoch_indices: returns the (length,) indices of an epoch (`SupportsEpochIndices`); by
     default each index once. groups: a group number for each index of the data set; batches are of one group where
-    possible. shuffled: orders the indices of an epoch, see `SupportsShuffled`; batches then follow this order, by their
+    possible. shuffled: orders the indices of an epoch (`SupportsShuffled`); batches then follow this order, by their
     first sample.
 
     Every rank gets the same number of batches. Samples that do not fill a global batch are dropped, different samples

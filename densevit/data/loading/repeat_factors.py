@@ -20,7 +20,7 @@ def repeat_factors(image_classes: np.ndarray, images: int, threshold: float) -> 
     r(c) = max(1, sqrt(threshold / f(c))) for a class c, where f(c) is the fraction of images with it; an image has the
     largest factor of its classes, and 1 without any.
 
-    image_classes: (P, 2), see `SupportsImageClasses`; -1 is no class. images: N.
+    image_classes: (P, 2) (`SupportsImageClasses`); -1 is no class. images: N.
     """
     pairs = np.unique(image_classes.reshape(-1, 2), axis=0)  # a class counts once in an image
     pairs = pairs[pairs[:, 1] >= 0]

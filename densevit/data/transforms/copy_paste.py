@@ -141,7 +141,7 @@ def pasted(
 
 
 def pasted_values(values: Values, pasted: Values, covered: np.ndarray, types: Types) -> Values:
-    """Pastes the values of a second image, see `SupportsPaste.paste`."""
+    """Pastes the values of a second image (`SupportsPaste.paste`)."""
     result = {}
     for key, value in values.items():
         target_type = types[key]

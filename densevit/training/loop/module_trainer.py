@@ -61,7 +61,7 @@ def budget_of(trainer: lightning.Trainer, section: OptimSection) -> Budget:
 
 
 def progress(trainer: lightning.Trainer, budget: Budget) -> float:
-    """The share of the training that is done, see `Head.set_progress`."""
+    """The share of the training that is done (`Head.set_progress`)."""
     if trainer.state.fn != "fit":
         return 1.0
     return min(1.0, (trainer.global_step - budget.shift) / budget.length) if budget.steps > 1 else 0.0

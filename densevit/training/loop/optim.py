@@ -53,14 +53,14 @@ def optim_section(options: OptimSection | Mapping[str, Any] | None) -> OptimSect
 
 
 def optimizer_of(model: DenseModel, section: OptimSection, lr: float, gradient_scaling: bool = False) -> Optimizer:
-    """Builds the optimiser of a model at this learning rate, see `build_optimizer`."""
+    """Builds the optimiser of a model at this learning rate (`build_optimizer`)."""
     return build_optimizer(section, parameter_groups(rates_of(model, section, lr)), lr, gradient_scaling)
 
 
 def rates_of(
     model: DenseModel, section: OptimSection, lr: float, method: nn.Module | None = None
 ) -> list[ParameterRate]:
-    """Returns the learning rate and weight decay of each parameter for a config section, see `parameter_rates`."""
+    """Returns the learning rate and weight decay of each parameter for a config section (`parameter_rates`)."""
     return parameter_rates(
         model,
         lr,

@@ -13,7 +13,7 @@ _NAMED = 5  # images named in warnings
 
 
 class SkippedImages:
-    """Counts the skipped images in the batches of this process, see `Batch`. Warnings name the first ones."""
+    """Counts the skipped images in the batches of this process (`Batch`). Warnings name the first ones."""
 
     def __init__(self) -> None:
         self.count = 0

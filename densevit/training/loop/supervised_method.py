@@ -31,7 +31,7 @@ def create_method(name: str, model: DenseModel, **options: Any) -> Method:
 
 
 def labels_data(method: Any) -> bool:
-    """Whether the method replaces the training data, see `Method.training_data`."""
+    """Whether the method replaces the training data (`Method.training_data`)."""
     return isinstance(method, Method) and type(method).training_data is not Method.training_data
 
 

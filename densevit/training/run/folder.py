@@ -31,7 +31,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, trainer: "lightning.Trainer", name: str, wanted: Path | None, resumed: bool) -> "RunFolder":
-        """Creates the folder of a new run, see `choose`, or opens a resumed run's; the same in all processes.
+        """Creates the folder of a new run (`choose`), or opens a resumed run's; the same in all processes.
 
         Processes of an external launcher (torchrun, srun) synchronise here, and all raise rank 0's ConfigError. Child
         processes read the folder from an environment variable.

@@ -179,7 +179,7 @@ class ViT(TokenEmbedding):
         return self.encode(images, (), True).features
 
     def encode(self, images: Tensor, counts: Collection[int], features: bool) -> BackboneOutput:
-        """The features and the last blocks for heads, see `TokenBackbone`.
+        """The features and the last blocks for heads (`TokenBackbone`).
 
         All blocks apply activation checkpointing.
         """

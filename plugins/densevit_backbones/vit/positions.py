@@ -107,7 +107,7 @@ class RelativePositionBias(nn.Module):
     """Relative position bias: a learned number per head and offset from key to query, added to attention scores (BEiT,
     Bao et al. 2022, section 2.1; the table is Swin's).
 
-    side: side of the grid for which the table is stored; it is resized for other grids, see `resize_grid`.
+    side: side of the grid for which the table is stored; it is resized for other grids (`resize_grid`).
     has_tokens: adds three rows for tokens, which have no offset: from a token to a cell, from a cell to a token, and
         from a token to a token.
     """

@@ -71,7 +71,7 @@ class ResNetStem(Stem):
     al. 2019), group norm in place of batch norm, and TensorFlow's "same" padding, which pads more at the right and
     bottom than at the left and top.
 
-    weight_standardization: the formula for all convolutions but the projection, see `WeightStandardization`.
+    weight_standardization: the formula for all convolutions but the projection (`WeightStandardization`).
     """
 
     channels = (256, 512)

@@ -30,7 +30,7 @@ def soft_cross_entropy(logits: Tensor, shares: Tensor, context: LossContext, lab
     """Cross-entropy with shares of classes, as a mean over the labelled images of all processes, in which a mixture
     counts by its labelled share; 0 (connected to the graph) if there are none.
 
-    logits: (B, K). shares: (B, K), see `class_shares`. label_smoothing: the argument of torch's `cross_entropy`. The
+    logits: (B, K). shares: (B, K) (`class_shares`). label_smoothing: the argument of torch's `cross_entropy`. The
     normaliser in `Head.loss_counts` is `images`.
     """
     with autocast_off(logits.device):

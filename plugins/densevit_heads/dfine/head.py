@@ -120,7 +120,7 @@ class Dfine(DistributionHead):
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the layer that predicts.
 
         Also `layers`, of all decoder layers, the initial boxes and the selected cells, with the distributions, but not
-        in an exported graph. Training adds `denoising` for the loss and `attended`, see `EncodedMaps`.
+        in an exported graph. Training adds `denoising` for the loss and `attended` (`EncodedMaps`).
         """
         maps, paddings, attended = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)

@@ -33,7 +33,7 @@ class DptDecoder(nn.Module):
     map only upsample.
 
     width: channels of the fusion. reassembled: channels of each resampled map (see `Reassemble`).
-    norm: the norm of the residual units. upsampling: "double" or "exact", see `Upsampling`.
+    norm: the norm of the residual units. upsampling: "double" or "exact" (`Upsampling`).
     Attributes: `stride` of the output, a Fraction; `fusions`, the number of fusion levels.
     """
 

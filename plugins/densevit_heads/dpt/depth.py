@@ -84,7 +84,7 @@ class DptDepth(DepthHead):
         the map's channels at strides 4 and 8, and all at 16 and 32. (96, 192, 384, 768) is published for DPT-Base (not
         hybrid).
     features: numbers, from 1, of the maps to use, at most four; None: all.
-    norm: the norm of the residual units of the fusion, see `densevit_heads.dpt.decoder.normalisation`.
+    norm: the norm of the residual units of the fusion (`densevit_heads.dpt.decoder.normalisation`).
     upsampling: "double": by 2, as in DPT; "exact": each fused map to the size of the finer map, and the map before the
         last two convolutions to pixels, as in Depth Anything (V1 and V2, Yang et al. 2024; 3, Lin et al. 2025): DPT
         without readout on a DINOv2 `vit`.

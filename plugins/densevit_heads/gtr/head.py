@@ -109,7 +109,7 @@ class Gtr(DistributionHead):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, of the first group.
 
-        Also `layers`, see `Dfine.forward`, of G * B images: the groups of a batch, one after another; in evaluation G
+        Also `layers` (`Dfine.forward`), of G * B images: the groups of a batch, one after another; in evaluation G
         is 1. Training adds `denoising`, of the same images.
         """
         return self.detect_in_groups(features, padding_mask, targets)[0]

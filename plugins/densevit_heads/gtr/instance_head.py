@@ -65,7 +65,7 @@ class GtrInstance(InstanceMaskHead, Gtr):
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """The outputs of `Gtr`, and in evaluation `masks`, logits (B, Q, h, w) of the last layer.
 
-        Also `mask_layers`: embeddings (L, G * B, D + Q, C) and L per-pixel features (B, C, h, w), see `MaskBranch`.
+        Also `mask_layers`: embeddings (L, G * B, D + Q, C) and L per-pixel features (B, C, h, w) (`MaskBranch`).
         """
         outputs, refined, finest = self.detect_in_groups(features, padding_mask, targets and with_masks(targets))
         embeddings, pixels = self.embed(finest, torch.stack(refined.states))

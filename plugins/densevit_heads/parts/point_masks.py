@@ -28,7 +28,7 @@ class PointMasks(NamedTuple):
     """The masks of the T objects of b labelled images, and per-pixel features of M layers, which embeddings of queries
     turn into mask logits.
 
-    pixels: (M, b, C, h, w). scales: the shares of `pixels` that the images cover, see `image_shares`. size: (height,
+    pixels: (M, b, C, h, w). scales: the shares of `pixels` that the images cover (`image_shares`). size: (height,
     width) of the largest image's mask. generator: the generator of random points; None: torch's.
     """
 

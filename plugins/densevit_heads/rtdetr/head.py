@@ -119,7 +119,7 @@ class RtDetr(SetPredictionHead):
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, and of all `layers`, (L, B, Q, ...).
 
         Also `proposals`, logits (B, Q, K) and boxes (B, Q, 4) of the selected cells. Training adds `denoising` for the
-        loss and `attended`, see `EncodedMaps`.
+        loss and `attended` (`EncodedMaps`).
         """
         maps, paddings, attended = self.encoder(features, padding_mask)
         levels = Levels.of([project(x) for project, x in zip(self.projections, maps, strict=True)], paddings)

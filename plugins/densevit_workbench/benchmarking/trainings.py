@@ -75,7 +75,7 @@ def _rate(
     rates: Sequence[float],
     save: Callable[[], None],
 ) -> float | None:
-    """Picks a learning rate, see `train_case`; None: the config's. Stores the losses of trials in `training`."""
+    """Picks a learning rate (`train_case`); None: the config's. Stores the losses of trials in `training`."""
     losses: dict[str, float] = training.setdefault("trials", {})
     for rate in rates if len(rates) > 1 else ():
         if f"{rate:g}" not in losses:

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="an inspector whose figures are added, see `densevit plugins inspectors`; may be repeated",
+        help="an inspector whose figures are added (`densevit plugins inspectors`); may be repeated",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="a new folder (default: inspect-IMAGE)")
     add_trust(parser)

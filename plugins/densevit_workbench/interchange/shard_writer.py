@@ -26,7 +26,7 @@ def write_shards(dataset: Dataset, folder: Path, size: int) -> Iterator[int]:
     """Writes a split. Yields the index of each image after it is written.
 
     folder/000000.tar, ...: the records in the data set's order; a shard ends after `size` bytes.
-    folder/index.npz: `header`, see `ShardHeader`; `records` (N, 5), for each image its shard, the first byte and the
+    folder/index.npz: `header` (`ShardHeader`); `records` (N, 5), for each image its shard, the first byte and the
     length of its record there, its height and its width; `object_counts` and `image_classes` of the data set, if it has
     them.
 

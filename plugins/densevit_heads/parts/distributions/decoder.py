@@ -106,7 +106,7 @@ class LocationQuality(nn.Module):
         nn.init.zeros_(self.mlp.last.bias)
 
     def forward(self, peaks: Tensor) -> Tensor:
-        """peaks: (B, Q, 4 * (TOP + 1)), see `highest_probabilities`. Returns (B, Q, 1)."""
+        """peaks: (B, Q, 4 * (TOP + 1)) (`highest_probabilities`). Returns (B, Q, 1)."""
         return self.mlp.in_full_precision(peaks)
 
 
