@@ -1,11 +1,11 @@
-"""Idle threads release their cores soon only where other processes run, and never against the user's settings."""
+"""Idle threads release their cores soon only where other processes run, never against the user's settings."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from densevit.openmp import shorten_waits_beside_other_work
+from densevit.openmp import seconds_waited, shorten_waits_beside_other_work
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,12 @@ def test_systems_without_a_count_of_running_threads_keep_their_setting(tmp_path:
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "1024"})
     shorten_waits_beside_other_work(tmp_path / "missing")
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_seconds_waited_are_those_of_all_threads(tmp_path: Path):
+    for thread, text in (("8", "5000000000 1500000000 12\n"), ("9", "1 500000000 1\n"), ("10", None)):
+        (tmp_path / thread).mkdir()
+        if text:
+            (tmp_path / thread / "schedstat").write_text(text)
+    assert seconds_waited(tmp_path) == 2.0
+    assert seconds_waited(tmp_path / "missing") == 0.0

@@ -45,7 +45,10 @@ def workers_for(setting: "int | str", length: int, processes: int = 1) -> int:
 
 
 def start_worker(worker: int) -> None:
-    """`worker_init_fn` of loaders: limits the process to one thread, and keeps memory shared with its parent."""
+    """`worker_init_fn` of loaders: limits the process to one thread of low priority, and keeps memory shared with its
+    parent."""
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(10)  # as of the threads that read images for `predict`
     cv2.setNumThreads(0)  # the processes are the parallelism
     torch.set_num_threads(1)
     gc.freeze()  # a collection would write to, and so copy, every memory page with an object of the parent

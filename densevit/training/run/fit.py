@@ -26,6 +26,7 @@ from densevit.reporting.run_report import overview
 from densevit.terminal import show
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.callbacks.checkpoint_writer import CheckpointWriter, Stopped, StopSignals
+from densevit.training.callbacks.core_waits import CoreWaits
 from densevit.training.callbacks.stall_report import StallReport
 from densevit.training.callbacks.step_metrics import StepMetrics
 from densevit.training.callbacks.training_progress import ProgressLines
@@ -205,6 +206,8 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
         StepMetrics(),
         # prints speed, loss and metrics; reads the logged losses
         ProgressLines(get_console()),
+        # advises on other programs on the same cores
+        CoreWaits(get_console(), folder),
         # the progress bar of a terminal or notebook
         *plan.trainer.callbacks,  # type: ignore[attr-defined]  # set by a connector
         # of the method, the config and the caller; before the checkpoint, which contains their states

@@ -1,5 +1,6 @@
 """Loaders: the same samples in any process, readable errors, and resuming where a stream stopped."""
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,20 @@ def test_results_do_not_depend_on_workers():
     dataset = train_loader(0).dataset
     spawned = pickle.loads(pickle.dumps(dataset))  # as on Windows and macOS
     assert same(spawned[SampleKey(3, 0)], dataset[SampleKey(3, 0)])
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="Windows has no such priorities")
+def test_workers_have_a_lower_priority_than_the_training():
+    class Priorities(Noise):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return {**sample, "targets": {**sample["targets"], "image_id": os.nice(0)}}
+
+    [here], [worker] = (
+        {target["image_id"] for batch in loader for target in batch["targets"]}
+        for loader in (Loader(prepared(Priorities(), True), TrainBatches(23, 4, seed=5), 16, n) for n in (0, 1))
+    )
+    assert here < worker
 
 
 def test_evaluation_returns_the_original_targets():
