@@ -102,7 +102,9 @@ class Resolver:
         """The overrides of a command, of the recipe before them."""
         overrides = [word for word in words if re.fullmatch(OVERRIDE, word)]
         recipes = [word for word in words if not OWN_FILE.fullmatch(word) and word.split("/")[0] not in SECTION_FOLDERS]
-        recipes = [word for word in recipes if word in yaml_io.shipped_configs() or word.startswith("configs/")]
+        shipped = yaml_io.shipped_configs()
+        folders = {name.partition("/")[0] for name in shipped if "/" in name}
+        recipes = [word for word in recipes if word in shipped or re.match(rf"({'|'.join(folders)}|configs)/", word)]
         if recipes and not PLACEHOLDER.fullmatch(recipes[0]):
             self._load(recipes[0], overrides)
         else:

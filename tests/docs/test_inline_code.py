@@ -80,6 +80,7 @@ def test_start_recipes_take_data_in_one_form() -> None:
         ("`densevit export MODEL [--nonesuch FILE]`", "there is no flag --nonesuch"),
         ("`python tools/benchmarks/gpu.py --nonesuch 1`", "there is no flag --nonesuch"),
         ("`tests/docs/world.py::nonesuch`", "tests/docs/world.py has no nonesuch"),
+        ("`densevit train paper/cocoa data.root=~/coco`", "there is no config file 'paper/cocoa'"),
         ("`densevit probe swin_tinny --protocol quick`", "swin_tinny"),
         ("`sbatch examples/nonesuch.sbatch paper/coco`", "there is no examples/nonesuch.sbatch"),
         ("`heads.detection.num_queries=many`", "heads.detection.num_queries should be"),
