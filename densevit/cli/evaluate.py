@@ -192,18 +192,17 @@ def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides:
 
     The overrides must name a data set for a model without one: another project's, or saved without a config.
     """
-    from densevit.config import check_evaluation_overrides, check_evaluation_plugins, from_mapping
+    from densevit.config import check_evaluation_overrides, check_evaluation_plugins, from_mapping, with_resizing
     from densevit.config import load as load_config
 
     check_evaluation_overrides(overrides)
+    changes = with_resizing(overrides, model.training_data)
     model_config, file = model.config, user_path(source) / "config.yaml"
     if model_config is not None and not is_foreign:
         if not overrides:
             return model_config
         config = (
-            load_config(file, overrides)
-            if file.is_file()
-            else from_mapping(model_config.model_dump(), source, overrides)
+            load_config(file, changes) if file.is_file() else from_mapping(model_config.model_dump(), source, changes)
         )
     else:
         overridden = {override.partition("=")[0].strip() for override in overrides}
@@ -219,7 +218,7 @@ def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides:
                 f"data.root=FOLDER, as in data=coco data.root=~/coco{recipe}."
             )
         values = model.sections.model_dump()
-        config = from_mapping({"trainer": {"max_epochs": 1}, **values}, source, overrides)
+        config = from_mapping({"trainer": {"max_epochs": 1}, **values}, source, changes)
     check_evaluation_plugins(config)
     return config
 

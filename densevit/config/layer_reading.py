@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from densevit import registry
 from densevit.config.config_layers import BACKBONE, NAMED, ConfigLayer, Key, Overrides, SingleKeys, at, keys
+from densevit.config.data_schema import DataSection
 from densevit.config.key_types import parts, type_in
 from densevit.config.schema import Config
 from densevit.config.values import BY_NAME, with_value
-from densevit.config.yaml_io import find_file, parse, read_file
+from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
 from densevit.deprecation import current_name
 from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
@@ -107,6 +109,26 @@ def check_evaluation_overrides(overrides: Overrides) -> None:
                 f"{override}: the model exists, and cannot change. Allowed overrides are data.*, trainer.*, "
                 "inference.*, heads.NAME.inference.* and heads.NAME.evaluation.*"
             )
+
+
+def with_resizing(overrides: Overrides, trained: DataSection | None) -> list[Any]:
+    """Overrides of an evaluation with `resizing_for` their `data`, unless they set it."""
+    changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
+    values = dict(change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes)
+    resizing = resizing_for(values.get("data"), trained)
+    return [*changes, *((key, value) for key, value in resizing.items() if key not in values)]
+
+
+def resizing_for(data: Any, trained: DataSection | None) -> dict[str, Any]:
+    """The resizing of a model's training, as overrides, if `data` is a data set's folder or a shipped section, whose
+    sizes are of other models; else empty, as for the user's files."""
+    if trained is None or not isinstance(data, str | Path):
+        return {}
+    if _data_root(str(data)) is None:
+        with suppress(ConfigError):  # of no such file, as when the section is read
+            if find_file(str(data), section="data").resolve() not in {x.resolve() for x in shipped_configs().values()}:
+                return {}
+    return {f"data.{key}": x for key, x in trained.model_dump(include={"image_size", "transforms"}).items()}
 
 
 def _is_section(path: Key) -> bool:

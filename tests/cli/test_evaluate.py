@@ -70,12 +70,13 @@ def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heads=heads,
         target_types={},
         config=config,
+        training_data=config.data,
         replaced_resize=None,
     )
     model.with_config = lambda config: vars(model).update(config=config) or model
     data = fake_data(CLASSES)
 
-    seen: dict[str, Any] = {"data": data}
+    seen: dict[str, Any] = {"data": data, "model": model}
 
     def build_data(config: configs.Config) -> Any:
         seen.update(config=config)
@@ -146,6 +147,15 @@ def test_overrides_change_the_data_but_not_the_model(seen: dict[str, Any], run):
     assert seen["config"].heads["detection"].evaluation.options == {"max_detections": 300}
     for override in ("backbone.variant=base", "heads.detection.num_queries=3", "weights=x", "heads.other.name=detr"):
         assert f"{override}: the model exists, and cannot change" in run("evaluate", "run", override, code=2)
+
+
+def test_a_folder_as_data_is_resized_as_in_training_unless_overridden(seen: dict[str, Any], run, tmp_path: Path):
+    Path("run/config.yaml").write_text(CONFIG.replace("scenes}", "scenes, image_size: 96}"))
+    seen["model"].training_data = configs.load(Path("run/config.yaml")).data
+    for overrides, size in (([], 96), (["data.image_size=65"], 65)):
+        run("evaluate", "run", f"data={tmp_path}", *overrides)
+        data = seen["config"].data
+        assert (data.name, data.options["root"], data.image_size) == ("coco", str(tmp_path), size)
 
 
 def test_classes_are_mapped_by_name_and_by_given_names(seen: dict[str, Any], run):

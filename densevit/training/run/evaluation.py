@@ -133,6 +133,9 @@ def evaluate(
     if not isinstance(data, Config | DataSection | Mapping | str | Path | None):  # resized as the training's data
         resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
         splits = build_data(resizing, val=data)
+    elif isinstance(data, str | Path):
+        resizing = configs.resizing_for(data, model.training_data)
+        splits = build_data(configs.section("data", data, "evaluate", resizing))
     elif (source := data or model.config or model.training_data) is not None:
         splits = build_data(source)
     else:
@@ -152,7 +155,8 @@ def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:
     configs.check_evaluation_overrides(overrides)
     if model.config is None:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
-    config = configs.from_mapping(model.config.model_dump(), "evaluate", overrides)
+    changes = configs.with_resizing(overrides, model.training_data)
+    config = configs.from_mapping(model.config.model_dump(), "evaluate", changes)
     configs.check_evaluation_plugins(config)
     return model.with_config(config)
 
