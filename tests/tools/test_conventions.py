@@ -55,6 +55,14 @@ PAPERS = {  # packages of heads and backbones that have a class of one name, whi
     **{"plugins/densevit_a/net.py": BLOCK, "plugins/densevit_b/net.py": BLOCK, "densevit/net.py": NET},
 }
 
+SPEED, STEP = "docs/development/speed.md", '"""Step."""\n\nX = 1  # one\n'
+SPEEDS = {
+    "docs/comparison.md": "## Speed\n",
+    "tools/step.py": STEP,
+    SPEED: "# Speed\n\n<!-- measured: python tools/step.py; 0123abcd; AMD EPYC; code 06dbfd6d of tools/*.py -->\n\n"
+    "| a | ms |\n|---|---|\n| b | 1 |\n",
+}
+
 # By pass: files that follow it, a file of them with a part and the text in its place, and what is found.
 CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "pages.pages_are_short": [
@@ -89,6 +97,17 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "results.scores_are_not_typed": [
         (MEASURED, "docs/results.md", "<!-- AP of fcn -->", "", "docs/results.md:3: AP 0.512 is a score of fcn")
+    ],
+    "speeds.speeds_are_of_the_current_code": [
+        (
+            SPEEDS,
+            "tools/step.py",
+            "X = 1",
+            "X = 2",
+            f"{SPEED}:3: the code of this table has changed since it was measured",
+        ),
+        (SPEEDS, SPEED, "tools/*.py", "step/*.py", f"{SPEED}:3: no file matches step/*.py"),
+        (SPEEDS, SPEED, "<!-- measured", "<!-- as of", f"{SPEED}:3: no line before the table says"),
     ],
     "model_zoo.tables_are_those_of_the_layouts": [
         ({ZOO: (PROJECT / ZOO).read_text()}, ZOO, "|[no](", "|[yes](", f"{ZOO}:1: the tables are not those"),

@@ -3,7 +3,7 @@
 A step is forward and backward, from images to the gradients of all parameters, in training mode without stochastic
 depth. Each backbone returns its feature maps, and the gradients of the maps are given, so that no loss is timed. Ratios
 are to densevit's time; the first row of a case is the fastest. "plain" is densevit without `densevit.layers.fast`. With
-AVX2 only: `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` before the command.
+AVX2 only: `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2` before the command.
 """
 
 import statistics

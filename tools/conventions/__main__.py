@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tools.conventions import architecture, checks, model_zoo, pages, recipes, results, words
+from tools.conventions import architecture, checks, model_zoo, pages, recipes, results, speeds, words
 from tools.conventions.tree import Problem, Tree
 
 PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
@@ -20,6 +20,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     architecture.walks_import_few_files,
     results.figures_are_those_of_results_json,
     results.scores_are_not_typed,
+    speeds.speeds_are_of_the_current_code,
     model_zoo.tables_are_those_of_the_layouts,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
