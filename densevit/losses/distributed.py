@@ -41,14 +41,15 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=device.type != "mps")  # on MPS such copies are not ordered
 
 
-def with_source(copy: Tensor, source: Tensor) -> Tensor:
-    """The copy on a device of a CPU tensor, from which `source_of` returns that tensor."""
-    if copy is not source:
-        copy.source = source  # type: ignore[attr-defined]
-    return copy
+def with_cpu_copy(x: Tensor, copy: Tensor) -> Tensor:
+    """A batch's tensor on a device, from which `cpu_copy_of` returns the CPU tensor that it was copied from."""
+    if x is not copy and not x.is_inference():
+        x.cpu_copy = copy, x._version  # type: ignore[attr-defined]
+    return x
 
 
-def source_of(x: Tensor) -> Tensor:
-    """The CPU tensor that a batch's tensor was copied from, whose values are read without synchronisation; without one,
-    the tensor."""
-    return getattr(x, "source", x)
+def cpu_copy_of(x: Tensor) -> Tensor:
+    """The CPU tensor with the values of a batch's tensor, which are read without synchronisation; the tensor itself if
+    it has none, or was changed in place."""
+    copy, version = getattr(x, "cpu_copy", (x, None))
+    return copy if version is None or x._version == version else x

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import IGNORE, LABEL_DIVISOR, VOID, Targets
-from densevit.losses.distributed import source_of, to_device
+from densevit.losses.distributed import cpu_copy_of, to_device
 from densevit.losses.matching import label_weights, labelled_classes
 
 OVERSAMPLING = 3.0
@@ -57,7 +57,7 @@ class MaskSegments(NamedTuple):
     def of(cls, targets: Sequence[Targets], task: Task, num_classes: int, device: torch.device) -> "MaskSegments":
         """The segments of labelled images. Crowds (`panoptic_crowds`), void and ignored pixels are unlabelled.
 
-        The ids of maps are read from their sources (`source_of`), or copied from the device once.
+        The ids of maps are read from their copies on the CPU (`cpu_copy_of`), or copied from the device once.
         """
         limit, coded = None, task == "instance"
         if coded:
@@ -67,8 +67,8 @@ class MaskSegments(NamedTuple):
             ids = torch.ones_like(labels)
         else:
             maps = [_without_crowds(to_device(target[task], device), target, task) for target in targets]
-            sources = [_without_crowds(source_of(target[task]), target, task) for target in targets]
-            present, has_void = _ids_and_void(sources, task, num_classes)
+            copies = [_without_crowds(cpu_copy_of(target[task]), target, task) for target in targets]
+            present, has_void = _ids_and_void(copies, task, num_classes)
             limit = _limit(task, num_classes) if has_void else None
             counts = [len(row) for row in present]
             ids = to_device(torch.tensor([x for row in present for x in row], dtype=torch.long), device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from densevit.errors import ConfigError
 from densevit.interfaces import IGNORE, Batch, DenseHead, Head, Predictions, Targets
 from densevit.losses.depth import valid_pixels
-from densevit.losses.distributed import source_of, to_device
+from densevit.losses.distributed import cpu_copy_of, to_device
 
 _KEYS = ({"boxes", "labels"}, {"semantic"}, {"depth"})  # the targets that can be predicted
 
@@ -100,9 +100,9 @@ def missing_labels(heads: Mapping[str, Head], target: Targets) -> list[str]:
 
 def _has_label(target: Targets, key: str) -> bool:
     if key == "semantic" and key in target:
-        return bool((source_of(target[key]) != IGNORE).any())
+        return bool((cpu_copy_of(target[key]) != IGNORE).any())
     if key == "depth" and key in target:
-        return bool(valid_pixels(source_of(target[key]))[0].any())
+        return bool(valid_pixels(cpu_copy_of(target[key]))[0].any())
     return key in target
 
 

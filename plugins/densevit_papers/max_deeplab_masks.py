@@ -13,7 +13,7 @@ from torch import Tensor
 
 from densevit.interfaces import LABEL_DIVISOR, Targets
 from densevit.layers.precision import at_least_fp32
-from densevit.losses.distributed import source_of, to_device
+from densevit.losses.distributed import cpu_copy_of, to_device
 from densevit.set_prediction.mask_segments import segment_ids
 
 
@@ -29,14 +29,14 @@ class GridTruth(NamedTuple):
     def of(cls, targets: Sequence[Targets], num_classes: int, stride: int, device: torch.device) -> "list[GridTruth]":
         """The segments of panoptic maps, read at the centre pixel of each cell; void and crowds belong to none.
 
-        Segments without a cell centre are left out, as in the authors' code. Ids are read from the sources of maps
-        (`source_of`), or copied from the device once.
+        Segments without a cell centre are left out, as in the authors' code. Ids are read from the copies of maps
+        (`cpu_copy_of`), or copied from the device once.
         """
         truths = []
-        sources = [_at_centres(source_of(target["panoptic"]), stride) for target in targets]
-        ids_of_images = segment_ids(sources, targets, "panoptic", num_classes)
-        for i, (source, row, target) in enumerate(zip(sources, ids_of_images, targets, strict=True)):
-            cells = to_device(source, device)
+        copies = [_at_centres(cpu_copy_of(target["panoptic"]), stride) for target in targets]
+        ids_of_images = segment_ids(copies, targets, "panoptic", num_classes)
+        for i, (at_centres, row, target) in enumerate(zip(copies, ids_of_images, targets, strict=True)):
+            cells = to_device(at_centres, device)
             ids = to_device(torch.tensor(row, dtype=torch.long), device)
             m = cells.flatten() == ids[:, None]  # (N, P)
             h, w = cells.shape

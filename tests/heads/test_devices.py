@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from densevit import registry
 from densevit.interfaces import Head, Losses
 from densevit.losses.context import LossContext
-from densevit.losses.distributed import with_source
+from densevit.losses.distributed import with_cpu_copy
 from densevit_workbench.testing.head_fixtures import HeadBatch, HeadFixture
 from tests.heads.cases import CASES
 from tests.strict_device import DEVICE, Accelerator, host, moved
@@ -66,7 +66,7 @@ def test_a_training_step_mixes_no_devices_and_synchronises_only_for_matching(nam
         expected, moving = training_step(copy.deepcopy(head), batch), copy.deepcopy(head)
         with Accelerator(torch.float64) as accelerator:
             moved(moving)
-            given = there(batch, lambda x: with_source(x.to(DEVICE), x))
+            given = there(batch, lambda x: with_cpu_copy(x.to(DEVICE), x))
             if batch is labelled:
                 given = given._replace(targets=batch.targets)
             accelerator.waits.clear()
@@ -94,7 +94,7 @@ def test_ids_of_maps_that_are_only_on_the_device_are_copied_once_for_all_images(
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_gpu_a_step_synchronises_only_for_matching(name: str, recwarn: pytest.WarningsRecorder) -> None:
     fixture, head = built(name)
-    batch: Any = there(fixture.batch(labelled=(True, False, True)), lambda x: with_source(x.cuda(), x))
+    batch: Any = there(fixture.batch(labelled=(True, False, True)), lambda x: with_cpu_copy(x.cuda(), x))
     head.cuda()
     for step in range(2):  # the first one chooses kernels
         torch.cuda.set_sync_debug_mode("warn" if step else "default")

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from densevit.interfaces import IGNORE, Class, Head, Targets
 from densevit.losses.context import LossContext
 from densevit.losses.depth import silog
-from densevit.losses.distributed import process_count
+from densevit.losses.distributed import cpu_copy_of, process_count, with_cpu_copy
 from densevit.losses.relative_depth import gradient_matching, robust_error, scale_and_shift_invariant
 from densevit.losses.segmentation import cross_entropy, dice, hard_pixels
 from densevit.set_prediction import mask_criterion, mask_matching, mask_segments
@@ -146,3 +146,16 @@ def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict
 
 if __name__ == "__main__":
     run_process(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_a_copy_is_used_until_the_tensor_is_changed_in_place():
+    values = torch.arange(3)
+    x = with_cpu_copy(values.clone(), values)
+    assert cpu_copy_of(x) is values and cpu_copy_of(values) is values
+    changed = x + 1
+    assert cpu_copy_of(changed) is changed
+    x[0] = 7
+    assert cpu_copy_of(x) is x
+    with torch.inference_mode():
+        inferred = with_cpu_copy(values.clone(), values)
+    assert cpu_copy_of(inferred) is inferred

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Targets
-from densevit.losses.distributed import source_of, to_device
+from densevit.losses.distributed import cpu_copy_of, to_device
 from densevit.set_prediction.mask_segments import segment_ids
 
 _PADDING = VOID - 1
@@ -31,7 +31,8 @@ class PanopticSegments(NamedTuple):
         """size: (H, W) of the padded batch.
 
         Crowds (`panoptic_crowds`) are no objects; their pixels belong to no segment, like void. An image without
-        segments is unlabelled. Ids are read from the sources of maps (`source_of`), or copied from the device once.
+        segments is unlabelled. Ids are read from maps' copies on the CPU (`cpu_copy_of`), or copied from the device
+        once.
         """
         bare: list[Targets] = [
             {key: t[key] for key in ("image_id", "size", "original_size", "labelled") if key in t} for t in targets
@@ -44,8 +45,8 @@ class PanopticSegments(NamedTuple):
         B, ids_per_image = len(targets), num_classes * LABEL_DIVISOR
         first = torch.arange(B, device=device)[:, None, None] * ids_per_image
         key = torch.where(ids >= 0, ids + first, B * ids_per_image)
-        sources = [source_of(target["panoptic"]) for target in labelled]
-        rows = iter(segment_ids(sources, labelled, "panoptic", num_classes))
+        copies = [cpu_copy_of(target["panoptic"]) for target in labelled]
+        rows = iter(segment_ids(copies, labelled, "panoptic", num_classes))
         present = [next(rows) if "panoptic" in target else [] for target in targets]
         counts = [len(row) for row in present]
         segments = torch.tensor([x for row in present for x in row], dtype=torch.long)  # (T,) ids
