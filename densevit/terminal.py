@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.table import Table
@@ -14,6 +15,9 @@ from densevit.errors import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+MAX_WORD = 24  # characters; longer words, such as paths, are divided where a table is too wide
 
 
 def in_notebook() -> bool:
@@ -44,7 +48,7 @@ def show(renderable: RenderableType, console: Console) -> None:
         segment if segment.control else Segment(printable(segment.text), segment.style)
         for segment in console.render(literal, options.update(highlight=False))
     )
-    console.print(Segments(segments), soft_wrap=is_text)
+    console.print(Segments(segments), soft_wrap=True)
 
 
 def table(
@@ -54,7 +58,7 @@ def table(
     right: Collection[int] | None = None,
     no_wrap: Collection[int] = (),
 ) -> Table:
-    """Builds a table for the terminal, without borders; long texts are wrapped.
+    """Builds a table for the terminal, without borders; long texts are wrapped between words.
 
     right: indices of right-aligned columns; None: columns of numbers. no_wrap: indices of columns that are not wrapped.
     """
@@ -71,8 +75,10 @@ def table(
         header_style="bold",
     )
     for n in range(count):
+        words = " ".join([*header[n : n + 1], *(row[n].plain for row in cells if n < len(row))]).split()
         grid.add_column(
             Text(header[n]) if header else "",
+            min_width=min(max(map(cell_len, words), default=0), MAX_WORD),
             justify="right" if n in right else "left",
             overflow="fold",
             no_wrap=n in no_wrap,
