@@ -37,7 +37,8 @@ DEVELOPMENT = ("git", "mkdocs", "mypy", "ruff", "tools/check")  # accepted, and 
 RECORDED = r"""
 record() { printf '%s\0' "$@" >> "$CALLS"; printf '\n\0' >> "$CALLS"; }
 srun() { "$@"; }
-sbatch() { SLURM_ARRAY_JOB_ID=1 SLURM_ARRAY_TASK_ID=0; while [ "${1#-}" != "$1" ]; do shift; done; source "$@"; }
+sbatch() { SLURM_ARRAY_JOB_ID=1 SLURM_ARRAY_TASK_ID=0; while [ "${1#--}" != "$1" ]; do
+    case "$1" in *=*) shift;; *) shift 2;; esac; done; source "$@"; }
 cd() { record cd "$@"; }
 """
 ONCE = ("doctor", "check", "evaluate")  # no later block needs what they write: one page runs equal commands
