@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,10 +26,18 @@ class CoreWaits(lightning.Callback):
 
     Waiting for the loader is not counted; its workers have a lower priority. On a CPU, with several threads, and with
     OpenMP's default, which commands change where other programs run at the start.
+
+    clock, waited: the seconds since any moment, and those that threads have waited for a core.
     """
 
-    def __init__(self, console: Console, folder: Path) -> None:
-        self.console, self.folder = console, folder
+    def __init__(
+        self,
+        console: Console,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        waited: Callable[[], float] = openmp.seconds_waited,
+    ) -> None:
+        self.console, self.folder, self.clock, self.waited = console, folder, clock, waited
         self._shares: deque[float] = deque(maxlen=_MEASURED)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -37,14 +46,14 @@ class CoreWaits(lightning.Callback):
         self._first = trainer.global_step + _MEASURED
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self._since = time.monotonic()
+        self._since = self.clock()
         self._measures = trainer.global_step >= self._first and self._since >= self._due
-        self._waited = openmp.seconds_waited() if self._measures else 0.0
+        self._before = self.waited() if self._measures else 0.0
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self._measures:
-            self._due = time.monotonic() + _SECONDS_BETWEEN_MEASURED
-            self._shares.append((openmp.seconds_waited() - self._waited) / (time.monotonic() - self._since))
+            self._due = self.clock() + _SECONDS_BETWEEN_MEASURED
+            self._shares.append((self.waited() - self._before) / (self.clock() - self._since))
             if len(self._shares) == _MEASURED and median(self._shares) >= _WAITING:
                 self._due, setting = math.inf, f"GOMP_SPINCOUNT={openmp.SPIN_COUNT}"
                 show(

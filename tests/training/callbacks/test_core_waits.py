@@ -10,23 +10,24 @@ from rich.console import Console
 ALONE, BESIDE = [0.05], [1.0]  # seconds that threads wait in a step of a second
 
 
-def printed(waits: list[float], monkeypatch: pytest.MonkeyPatch, device: str = "cpu", threads: int = 2) -> list[int]:
-    """The number of lines after each step."""
+def printed(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch, device: str = "cpu", threads: int = 2, seconds: float = 1.0
+) -> list[int]:
+    """The number of lines after each step. waits: of a second. seconds: of a step."""
     from densevit.training.callbacks import core_waits  # late: Lightning
 
     clock = {"now": 100.0, "waited": 7.0}
-    monkeypatch.setattr(core_waits, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
-    monkeypatch.setattr(core_waits.openmp, "seconds_waited", lambda: clock["waited"])
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     console = Console(record=True, width=1000, quiet=False)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), is_global_zero=True)
-    callback, lines, text = core_waits.CoreWaits(console, Path("runs/a")), [], ""
-    for trainer.global_step, seconds in enumerate(waits):
+    lines, text = [], ""
+    callback = core_waits.CoreWaits(console, Path("runs/a"), lambda: clock["now"], lambda: clock["waited"])
+    for trainer.global_step, wait in enumerate(waits):
         if not trainer.global_step:
             callback.on_train_start(trainer, None)
-        clock["now"], clock["waited"] = clock["now"] + 0.75, clock["waited"] + 5.0  # between steps: not counted
+        clock["now"], clock["waited"] = clock["now"] + seconds / 2, clock["waited"] + 5.0  # between steps: not counted
         callback.on_train_batch_start(trainer)
-        clock["now"], clock["waited"] = clock["now"] + 1.0, clock["waited"] + seconds
+        clock["now"], clock["waited"] = clock["now"] + seconds, clock["waited"] + wait * seconds
         callback.on_train_batch_end(trainer)
         text += console.export_text()
         lines.append(text.count("GOMP_SPINCOUNT=1000 densevit train --resume runs/a"))
@@ -65,7 +66,4 @@ def test_no_line_where_the_user_has_set_how_long_threads_spin(monkeypatch):
 
 
 def test_steps_are_measured_every_half_second(monkeypatch, default_of_openmp):
-    from densevit.training.callbacks import core_waits
-
-    monkeypatch.setattr(core_waits, "_SECONDS_BETWEEN_MEASURED", 7.5)  # every fifth step
-    assert printed(BESIDE * 200, monkeypatch).index(1) == 20 + 19 * 5
+    assert printed(BESIDE * 200, monkeypatch, seconds=0.08).index(1) == 20 + 19 * 5  # a step each 0.12 s
