@@ -112,7 +112,7 @@ def check_evaluation_overrides(overrides: Overrides) -> None:
 
 
 def with_resizing(overrides: Overrides, trained: DataSection | None) -> list[Any]:
-    """Overrides of an evaluation with `resizing_for` their `data`, unless they set it."""
+    """Overrides of an evaluation and, unless they set these, the keys of `resizing_for` their `data`."""
     changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
     values = dict(change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes)
     resizing = resizing_for(values.get("data"), trained)
@@ -120,12 +120,15 @@ def with_resizing(overrides: Overrides, trained: DataSection | None) -> list[Any
 
 
 def resizing_for(data: Any, trained: DataSection | None) -> dict[str, Any]:
-    """The resizing of a model's training, as overrides, if `data` is a data set's folder or a shipped section, whose
-    sizes are of other models; else empty, as for the user's files."""
+    """The keys of `data` that resize images of other data as in a model's training, as overrides.
+
+    data: a data set's folder, or a shipped section, whose own sizes are those of other models; for a mapping or a file
+    of the user, whose sizes are meant, the result is empty.
+    """
     if trained is None or not isinstance(data, str | Path):
         return {}
     if _data_root(str(data)) is None:
-        with suppress(ConfigError):  # of no such file, as when the section is read
+        with suppress(ConfigError):  # there is no such file: reported where the section is read
             if find_file(str(data), section="data").resolve() not in {x.resolve() for x in shipped_configs().values()}:
                 return {}
     return {f"data.{key}": x for key, x in trained.model_dump(include={"image_size", "transforms"}).items()}

@@ -117,9 +117,10 @@ def evaluate(
 
     model: a model, with its inference options and replaced resizing, a run, a run folder or a model file. data: the
     config section `data` as a mapping, a section file or a `DataSection`, or a config; its split `data.val_split` is
-    evaluated; or a `Dataset`. None: the training data set. classes: maps class names of the model to class names of the
-    data, or to None, in addition to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides:
-    changes of the model's config, as in `densevit evaluate`: "heads.depth.evaluation.align=median", or values by key.
+    evaluated; or a `Dataset`. None: the training data set. Images of a `Dataset`, a folder or a shipped section are
+    resized as in training. classes: maps class names of the model to class names of the data, or to None, in addition
+    to equal names; only mapped classes are evaluated (docs/evaluate.md). overrides: changes of the model's config, as
+    in `densevit evaluate`: "heads.depth.evaluation.align=median", or values by key.
     Raises DataError if no class is mapped, and ConfigError for overrides that change the model.
 
     Example:

@@ -59,3 +59,15 @@ def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
         evaluated(["unicorn"], section)
     metrics = evaluated(["unicorn", surfaces[-1]], section, classes={"unicorn": surfaces[0]})
     assert {name for name in metrics if "/IoU/" in name} == {f"map/IoU/{surfaces[n]}" for n in (0, -1)}
+
+
+@pytest.mark.integration
+def test_a_folder_is_resized_as_in_training(tmp_path: Path) -> None:
+    root, sizes = tmp_path / "set", set[tuple[int, int]]()
+    assert main(["scenes", "--out", str(root), "--count", "3", "--size", "96", "--quiet"]) == 0
+    model = densevit.create_model(configs.load("detr_swin", ["data.image_size=64"]), pretrained=False)
+    model.backbone.register_forward_pre_hook(lambda module, inputs: sizes.add((*inputs[0].shape[2:],)))
+    for data, overrides in ((str(root), ()), (root, ()), (None, [f"data={root}"])):
+        sizes.clear()
+        densevit.evaluate(model, data, overrides=overrides)
+        assert sizes == {(64, 64)}
