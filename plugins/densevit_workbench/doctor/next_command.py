@@ -17,13 +17,14 @@ STARTS = {
     "image_class": "start/classifier",
 }
 """The shipped recipe for each target key."""
-_RECOGNISED = re.compile(r"^data\.name=(?:coco|yolo|voc|label_maps|depth|image_folder) data\.root=(?=\S*/)")
+_RECOGNISED = re.compile(r"^data\.name=(?:coco|yolo|voc|label_maps|depth|image_folder) data\.root=")
 
 
 def next_commands(recognised: str, overrides: Sequence[str], train: SplitStatistics, masks: bool) -> Iterable[str]:
     """Yields a command for each recipe that can be trained. recognised: the keys of the data section. masks: whether
     all objects have a polygon or mask, though data.masks is not set."""
-    folder = _RECOGNISED.sub("data=", recognised)
+    # A name without a slash could also be that of a shipped section.
+    folder = _RECOGNISED.sub("data=" if "/" in recognised else "data=./", recognised)
     keys = [*train.provides, *(["masks"] if masks and "masks" not in train.provides else [])]
     for key in STARTS if "panoptic" not in keys else ["panoptic"]:
         if key in keys:

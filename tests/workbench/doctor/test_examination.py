@@ -148,6 +148,12 @@ def write_label_maps(root: Path) -> Path:
 
 
 @pytest.mark.integration
+def test_a_folder_of_the_working_directory_is_a_path_in_commands(cwd: Path):
+    write_coco(cwd / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=1)
+    commands = [text for one in densevit.doctor("set").findings for text in one.examples if "densevit train" in text]
+    assert commands == ["densevit train start/detector data=./set"]
+
+
 def test_causes_of_a_score_near_zero_are_named(tmp_path: Path):
     """Objects of other sizes in the splits: sides of 8 and 33 px in images of 64 x 48; few images, random weights."""
     for split, side, first in (("train", 8, 0), ("val", 33, 100)):
