@@ -149,7 +149,8 @@ def write_label_maps(root: Path) -> Path:
 
 @pytest.mark.integration
 def test_a_folder_of_the_working_directory_is_a_path_in_commands(cwd: Path):
-    write_coco(cwd / "set", "train", [box(1, 0, [4, 4, 20, 20])], images=1)
+    for first, split in enumerate(("train", "val")):
+        write_coco(cwd / "set", split, [box(1, 0, [4, 4, 20, 20])], images=1, first=first)
     commands = [text for one in densevit.doctor("set").findings for text in one.examples if "densevit train" in text]
     assert commands == ["densevit train start/detector data=./set"]
 
