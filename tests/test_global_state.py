@@ -1,6 +1,8 @@
 """Calls that read stdin, import, compile or print leave the process as it is."""
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,17 @@ def read_a_list() -> None:
     assert main(["predict", "nowhere", "-"]) == 2
 
 
+def run_a_command_beside_other_work() -> None:
+    """More threads run than there are cores, so a new process would shorten the waits of OpenMP."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert main(["predict", "nowhere", "a.png"]) == 2
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def import_a_class() -> None:
     Path("walked_net.py").write_text("import densevit\nclass Own(densevit.Backbone):\n    pass\n")
     registry.load("backbones", "walked_net:Own")
@@ -34,7 +47,10 @@ def print_a_text() -> None:
     show("[red]", rich.get_console())
 
 
-@pytest.mark.parametrize("action", [read_a_list, import_a_class, compile_a_model, print_a_text])
+ACTIONS = [read_a_list, run_a_command_beside_other_work, import_a_class, compile_a_model, print_a_text]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 def test_the_process_is_as_before(action: Callable[[], None], cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(cwd))])

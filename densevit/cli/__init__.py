@@ -86,7 +86,8 @@ def _run(name: str, rest: list[str]) -> int:
     from densevit.cli import command_output
     from densevit.openmp import shorten_waits_beside_other_work
 
-    shorten_waits_beside_other_work()
+    if "torch" not in sys.modules:  # it has no effect on one that is there; a caller's environment stays
+        shorten_waits_beside_other_work()
     keep_freed_memory()
     module, parser = command(name)
     try:
