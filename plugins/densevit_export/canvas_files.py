@@ -1,23 +1,27 @@
 """Files for images of one size, the canvas: LiteRT's tflite and ExecuTorch's pte, for phones."""
 
+import io
 import operator
+import re
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from densevit.errors import DensevitError, one_line
 from densevit.layers.selection import recorded
-from densevit_export import files
+from densevit_export import file_comparison, files, runtimes
 from densevit_export.graph import ExportedGraph
-from densevit_export.half_precision import Half
+from densevit_export.half_precision import SHARE, TOLERANCE, BlockPrecision, Half, HalfPrecision
 from densevit_export.header import append_entry
 from densevit_export.runtimes import HEADER_FILE, IMAGES, OUTPUTS_FILE, SIZE
+from densevit_export.selections import load_selections
 
 PACKAGES = {".tflite": ("litert_torch", "litert-torch"), ".pte": ("executorch", "executorch")}
 """The module and the package that write the files of a suffix."""
@@ -65,10 +69,13 @@ def check_package(path: Path) -> None:
         ) from None
 
 
-def write(graph: ExportedGraph, path: Path, header: Mapping[str, Any], half: Half | None, begin: files.Begin) -> None:
+def write(
+    graph: ExportedGraph, path: Path, header: Mapping[str, Any], half: Half | None, begin: files.Begin
+) -> HalfPrecision | None:
     """Traces the graph for one image of its canvas, and writes it.
 
-    half: fp16, for the weights of a tflite file. Raises DensevitError if the model cannot be traced or converted.
+    half: fp16, for the weights of a tflite file. Returns the layers that stay in float32, which are in the header; None
+    without `half`. Raises DensevitError if the model cannot be traced or converted.
     """
     assert graph.canvas is not None
     module = CanvasGraph(graph).eval()
@@ -80,29 +87,106 @@ def write(graph: ExportedGraph, path: Path, header: Mapping[str, Any], half: Hal
         begin(files.TRACING)
         program = torch.export.export(module, (), inputs, strict=False)
         begin(f"converting it to {path.suffix[1:]}")
-        if path.suffix == ".tflite":
-            _write_litert(program, inputs, path, half)
-        else:
-            _write_executorch(program, path)
-        append_entry(path, OUTPUTS_FILE, [*module(**inputs)])
+        content = _litert(program, inputs, path) if path.suffix == ".tflite" else _executorch(program, path)
+        names = [*module(**inputs)]
+
+    def save(content: bytes, header: Mapping[str, Any]) -> None:
+        path.write_bytes(content)
+        append_entry(path, OUTPUTS_FILE, names)
+        append_entry(path, HEADER_FILE, header)
+
+    precision = None
+    if half is not None:
+        begin(f"measuring layers in {half}")
+        layers, precision = _Layers(content), HalfPrecision(half, ())
+
+        def error(selected: Sequence[int]) -> float:
+            save(layers.in_fp16(selected), header)
+            return _difference(graph, path)
+
+        all_layers, limit = range(len(layers.names)), precision.limit
+        errors = _in_float32(all_layers, error, SHARE * limit, TOLERANCE * limit)
+        content = layers.in_fp16([i for i in all_layers if i not in errors])
+        precision = HalfPrecision(half, [BlockPrecision(layers.names[i], e, "fp32") for i, e in errors.items()])
+        header = {**header, "half": precision.as_json()}
     begin(files.SAVING)
-    append_entry(path, HEADER_FILE, header)
+    save(content, header)
+    return precision
 
 
-def _write_litert(
-    program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], path: Path, half: Half | None
-) -> None:
+class _Layers:
+    """The layers of a tflite file in float32 whose weights can be stored in fp16.
+
+    names: the layers' modules in the order of computation, such as backbone.layer1.conv1.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        from ai_edge_quantizer.utils import tfl_flatbuffer_utils as tflite
+
+        self.content = content
+        model = tflite.read_model(content)
+        kinds = {code: name for code, name in tflite.TFL_OP_CODE_TO_NAME.items() if name.name in _HALVED}
+        self.layers = [
+            (kinds[code], tflite.get_op_scope(operation, graph.tensors))
+            for graph in model.subgraphs
+            for operation in graph.operators
+            if (code := model.operatorCodes[operation.opcodeIndex].builtinCode) in kinds
+        ]
+        self.names = [_module_name(scope) for _, scope in self.layers]
+
+    def in_fp16(self, selected: Sequence[int]) -> bytes:
+        """The file with the weights of these layers in fp16."""
+        from ai_edge_quantizer import algorithm_manager, quantizer
+
+        if not selected:
+            return self.content
+        weights = quantizer.Quantizer(self.content)
+        casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
+        for kind, scope in [self.layers[i] for i in selected]:
+            weights.add_weight_only_config(f"^{re.escape(scope)}$", kind, 16, algorithm_key=casting)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), np.errstate(over="ignore"):
+            return bytes(weights.quantize().quantized_model)
+
+
+def _module_name(scope: str) -> str:
+    """ "a.Graph/b.Model_model/c.Backbone_backbone/d.Conv_conv1;2;", the scope of a layer, is of backbone.conv1."""
+    *_, layer = [part for part in scope.split(";") if "/" in part] or [scope]
+    return ".".join(part.rpartition(".")[2].partition("_")[2] for part in layer.split("/")[2:]) or scope
+
+
+def _in_float32(
+    layers: Sequence[int], error: Callable[[Sequence[int]], float], limit: float, limit_of_part: float
+) -> dict[int, float]:
+    """The layers without which the others, in half precision, have errors of at most the limit, each with its own
+    error. Halves of the layers have the limit `limit_of_part`."""
+    measured = error(layers)
+    if measured <= limit:
+        return {}
+    if len(layers) == 1:
+        return {layers[0]: measured}
+    middle = len(layers) // 2
+    halves = [_in_float32(part, error, limit_of_part, limit_of_part) for part in (layers[:middle], layers[middle:])]
+    return halves[0] | halves[1]
+
+
+def _difference(graph: ExportedGraph, path: Path) -> float:
+    """The largest difference of a file from its graph, on an image of the size of the canvas and on a smaller one."""
+    assert graph.canvas is not None
+    run, selections = runtimes.load(path), load_selections(graph.model, path)
+    height, width = graph.canvas
+    images = [
+        file_comparison.example_images(size, 1, 0, graph.model.channels)
+        for size in ((height, width), (height * 2 // 3, width))
+    ]
+    return max(max(file_comparison.differences(graph, run, x, selections).values()) for x in images)
+
+
+def _litert(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], path: Path) -> bytes:
     import litert_torch
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
     _simplify(program)
     litert_torch.convert(program.module(), sample_kwargs=dict(inputs)).export(str(path))
-    if half is not None:
-        weights = quantizer.Quantizer(str(path))
-        casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
-        for layer in _HALVED:
-            weights.add_weight_only_config(".*", qtyping.TFLOperationName[layer], 16, algorithm_key=casting)
-        path.write_bytes(weights.quantize().quantized_model)
+    return path.read_bytes()
 
 
 def _simplify(program: torch.export.ExportedProgram) -> None:
@@ -136,7 +220,7 @@ def _simplify(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
+def _executorch(program: torch.export.ExportedProgram, path: Path) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -148,4 +232,4 @@ def _write_executorch(program: torch.export.ExportedProgram, path: Path) -> None
             f"{path}: XNNPACK refuses the graph ({reason}), so the slow portable kernels run it.", stacklevel=2
         )
         lowered = to_edge_transform_and_lower(program)
-    path.write_bytes(lowered.to_executorch().buffer)
+    return bytes(lowered.to_executorch().buffer)

@@ -123,13 +123,9 @@ def export(
         header = header_of(plan.model, plan.graph.canvas, resize, plan.thresholds)
         count = (half is not None) + files.count_steps(partial, resize) + 1 + _comparisons(plan) + 1 + options.int8
         begin = progress_lines(f"Exporting to {path}", count, quiet)
-        precision = program = None
-        if half is not None:
-            precision = HalfPrecision(half, ())  # of all weights
-            if path.suffix not in canvas_files.PACKAGES:
-                precision, program = _half_precision(plan, half, begin)
+        written, precision = _write(plan, partial, header, begin)
+        if precision is not None:
             header["half"] = precision.as_json()
-        written = _write(plan, partial, precision, program, header, begin)
         exported = _compared(plan, path, partial, precision, written, begin)
         if int8 is not None:
             exported = _quantized(plan, exported, partial, int8, begin)
@@ -158,24 +154,23 @@ def _half_precision(
 
 
 def _write(
-    plan: FilePlan,
-    partial: Path,
-    precision: HalfPrecision | None,
-    program: torch.export.ExportedProgram | None,
-    header: Mapping[str, Any],
-    begin: files.Begin,
-) -> Path | torch.export.ExportedProgram:
-    """Writes the file. program: the result of `_half_precision`. Returns the result of `files.write`."""
+    plan: FilePlan, partial: Path, header: Mapping[str, Any], begin: files.Begin
+) -> tuple[Path | torch.export.ExportedProgram, HalfPrecision | None]:
+    """Writes the file. Returns the result of `files.write`, and with `half` the precision of the blocks, which is in
+    the file's header."""
+    half, precision, program = plan.options.half, None, None
+    if partial.suffix in canvas_files.PACKAGES:
+        return partial, canvas_files.write(plan.traced, partial, header, half, begin)
+    if half is not None:
+        precision, program = _half_precision(plan, half, begin)
+        header = {**header, "half": precision.as_json()}
     size = plan.traced_size(plan.options.resize)
     rewrite = files.unchanged if precision is None else precision.set_types
-    if partial.suffix in canvas_files.PACKAGES:
-        canvas_files.write(plan.traced, partial, header, plan.options.half, begin)
-    elif plan.thresholds is None:
+    if plan.thresholds is None:
         program = None if plan.options.resize else program
-        return files.write(plan.traced, partial, size, header, begin, rewrite, program)
-    else:
-        postprocessing.write(plan.traced, partial, size, plan.thresholds, header, begin, rewrite)
-    return partial
+        return files.write(plan.traced, partial, size, header, begin, rewrite, program), precision
+    postprocessing.write(plan.traced, partial, size, plan.thresholds, header, begin, rewrite)
+    return partial, precision
 
 
 def _compared(
@@ -193,7 +188,7 @@ def _compared(
     differences = _differences(plan, run, load_selections(plan.traced.model, written), limit, begin)
     worst = max(differences, key=lambda name: differences[name])
     if not differences[worst] <= limit:
-        hint = precision.hint() if precision is not None and precision.blocks else ""
+        hint = "" if precision is None or partial.suffix in canvas_files.PACKAGES else precision.hint()
         raise DensevitError(
             f"{path}: `{worst}` differs from the model by {differences[worst]:.1e} of its range; at most {limit:.0e} "
             f"is expected. No file is written.{hint}"

@@ -20,8 +20,8 @@ _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LIMITS: Mapping[str, float] = {"fp16": 1e-2, "bf16": 4e-2}
 """The largest difference of a file from its model by type, relative to an output's range; `_COMPARING` times as much
 for a model that compares values."""
-_SHARE = 0.5  # of the limit, for all blocks together: a margin for other images
-_TOLERANCE = 0.2  # of the limit, for one block
+SHARE = 0.5  # of the limit, for all blocks together: a margin for other images
+TOLERANCE = 0.2  # of the limit, for one block
 _MAX_BLOCKS = 24  # rows of the table
 _IMAGES = 2
 _COMPARING = 4.0  # times the limit: a comparison that flips changes more than rounding
@@ -99,9 +99,9 @@ def measured(graph: ExportedGraph, program: torch.export.ExportedProgram, size: 
     blocks = []
     for name, nodes in by_block.items():
         block_error = error(nodes)
-        blocks.append(BlockPrecision(name, block_error, half if block_error <= _TOLERANCE * limit else "fp32"))
+        blocks.append(BlockPrecision(name, block_error, half if block_error <= TOLERANCE * limit else "fp32"))
     while in_half := _in_half(blocks):
-        if error(node for block in in_half for node in by_block[block.name]) <= _SHARE * limit:
+        if error(node for block in in_half for node in by_block[block.name]) <= SHARE * limit:
             break
         worst = max(in_half, key=lambda block: block.error)
         blocks[blocks.index(worst)] = replace(worst, precision="fp32")

@@ -3,6 +3,7 @@
 The slow tests need litert-torch or executorch, each in an environment of its own: docs/development/export.md.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,47 @@ def test_a_missing_package_is_named(suffix: str, package: str, tmp_path: Path, m
     monkeypatch.setitem(__import__("sys").modules, package.replace("-", "_"), None)
     with pytest.raises(densevit.DensevitError, match=rf"x\.{suffix}: .* Fix: pip install {package}"):
         densevit.export(model_of("linear"), tmp_path / f"x.{suffix}", canvas=CANVAS)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([0.002, 0.001, 0.002], {}),  # all together below the limit
+        ([0.001, 0.03, 0.001, 0.001, 0.001], {1: 0.03}),
+        ([0.02, 0.001, 0.001, 0.003, 0.04], {0: 0.02, 3: 0.003, 4: 0.04}),
+        ([float("inf")], {0: float("inf")}),
+    ],
+)
+def test_layers_with_large_errors_stay_in_float32(errors: list[float], expected: dict[int, float]):
+    calls = list[Sequence[int]]()
+
+    def error(layers: Sequence[int]) -> float:
+        calls.append(layers)
+        return sum(errors[i] for i in layers)
+
+    assert canvas_files._in_float32(range(len(errors)), error, 0.005, 0.002) == expected
+    assert len(calls) <= 2 * len(errors)
+
+
+def test_layers_are_named_by_their_modules():
+    graph = "densevit_export.canvas_files.CanvasGraph/densevit.model.dense.DenseModel_model/"
+    activation, conv = (f"{graph}net.Net_backbone/torch.nn.{part};" for part in ("ReLU6_bn1", "conv.Conv2d_conv_dw"))
+    assert canvas_files._module_name(f"{activation};{conv};") == "backbone.conv_dw"
+    assert canvas_files._module_name(f"{conv}2;") == "backbone.conv_dw"
+    assert canvas_files._module_name("jit(main)/dot_general;") == "jit(main)/dot_general;"
+
+
+@pytest.mark.slow
+def test_weights_beyond_fp16_stay_in_float32(tmp_path: Path):
+    pytest.importorskip("litert_torch")
+    model = model_of("linear")
+    with torch.no_grad():
+        (weight,) = [x for x in model.heads["head0"].parameters() if x.ndim == 4]
+        weight *= 1e8
+    exported = densevit.export(model, tmp_path / "x.tflite", canvas=CANVAS, half="fp16")
+    assert [block.precision for block in exported.blocks] == ["fp32"]
+    assert exported.difference < 1e-2
+    assert densevit.load(tmp_path / "x.tflite").file.header["half"]["blocks"][0]["error"] is None
 
 
 @pytest.mark.slow
