@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from densevit.layers.mlp import FeedForward
+
 
 def attention(
     query: Tensor,
@@ -49,3 +51,12 @@ class MultiHeadAttention(nn.Module):
         """(B, N, C) -> (B, heads, N, D)."""
         B, N, C = x.shape
         return layer(x.flatten(0, 1)).view(B, N, self.num_heads, C // self.num_heads).transpose(1, 2)
+
+
+def xavier_initialise(ffn: FeedForward, *attentions: MultiHeadAttention) -> None:
+    """Xavier initialisation of a transformer layer: of each attention, as of a fused projection (3C, C)."""
+    for linear in (ffn.expand, ffn.contract):
+        nn.init.xavier_uniform_(linear.weight)
+    for module in attentions:
+        for linear in (module.query, module.key, module.value):
+            nn.init.xavier_uniform_(linear.weight, gain=0.5**0.5)

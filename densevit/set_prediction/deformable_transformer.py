@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.attention import MultiHeadAttention, xavier_initialise
 from densevit.layers.deformable_attention import MultiScaleDeformableAttention, Sampling
 from densevit.layers.mlp import FeedForward
 from densevit.set_prediction.levels import Levels
@@ -22,7 +22,7 @@ class DeformableEncoderLayer(nn.Module):
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        _initialise(self.ffn)
+        xavier_initialise(self.ffn)
 
     def forward(self, memory: Tensor, levels: Levels, reference: Tensor) -> Tensor:
         """memory: (B, S, C). reference: (B, S, L, 2). Returns (B, S, C)."""
@@ -54,9 +54,7 @@ class DeformableDecoderLayer(nn.Module):
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        _initialise(self.ffn)
-        for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
-            nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+        xavier_initialise(self.ffn, self.self_attention)
 
     def forward(
         self,
@@ -92,8 +90,3 @@ def encode(levels: Levels, layers: Iterable[nn.Module]) -> Tensor:
     for layer in layers:
         memory = layer(memory, levels, reference)
     return memory
-
-
-def _initialise(ffn: FeedForward) -> None:
-    for layer in (ffn.expand, ffn.contract):
-        nn.init.xavier_uniform_(layer.weight)

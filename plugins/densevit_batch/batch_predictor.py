@@ -1,7 +1,5 @@
 """A model as a callable on batches of images, for data engines such as Ray Data, Spark and Dask."""
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.datasets.depth_maps import file_types
+from densevit.data.io.map_files import as_bytes
 from densevit.errors import DataError
 from densevit.inference.image_sizes import ImageSize
 from densevit.inference.model_loading import device_of, load
@@ -111,21 +110,9 @@ def _row(result: Result, model: InferenceModel) -> dict[str, Any]:
         values |= image_columns(encoded(predictions, classes, types, "image"))
         for key in (key for key in predictions if key in types and types[key].per == "pixel"):
             files = types[key].encode(as_array(predictions[key]), classes) or {}
-            values |= {f"{key}{suffix}": _as_bytes(content) for suffix, content in files.items()}
+            values |= {f"{key}{suffix}": as_bytes(content) for suffix, content in files.items()}
         row |= {f"{head}/{name}" if len(result.predictions) > 1 else name: value for name, value in values.items()}
     return row
-
-
-def _as_bytes(content: Any) -> bytes:
-    """Encodes a PIL image as PNG, an array as NPY, other values as JSON."""
-    file = io.BytesIO()
-    if isinstance(content, np.ndarray):
-        np.save(file, content)
-    elif hasattr(content, "save"):
-        content.save(file, "png")
-    else:
-        file.write(json.dumps(content).encode())
-    return file.getvalue()
 
 
 def _empty(value: Any) -> Any:

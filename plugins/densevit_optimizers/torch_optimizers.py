@@ -25,8 +25,7 @@ class AdamW(torch.optim.AdamW):
         *,
         gradient_scaling: bool = False,
     ) -> None:
-        fused = not gradient_scaling
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, fused=fused)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, fused=not gradient_scaling)
 
 
 class Adam(torch.optim.Adam):
@@ -43,8 +42,7 @@ class Adam(torch.optim.Adam):
         *,
         gradient_scaling: bool = False,
     ) -> None:
-        fused = not gradient_scaling
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, fused=fused)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, fused=not gradient_scaling)
 
 
 class SGD(torch.optim.SGD):
@@ -61,5 +59,4 @@ class SGD(torch.optim.SGD):
         *,
         gradient_scaling: bool = False,
     ) -> None:
-        fused = not gradient_scaling
-        super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, fused=fused)
+        super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, fused=not gradient_scaling)

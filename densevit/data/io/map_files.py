@@ -4,6 +4,7 @@ panoptic/NAME.png and panoptic.json.
 The target types define the formats (`densevit.targets`).
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,8 @@ class MapFiles:
                 entries[key] = EncodedMap({**image, **size}, name, files.pop(".json"))
             for suffix, content in files.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path.with_name(path.name + suffix), content)  # `with_suffix` would replace the ".b" of "a.b"
+                # `with_suffix` would replace the ".b" of "a.b"
+                path.with_name(path.name + suffix).write_bytes(as_bytes(content))
         return entries
 
     def add_image(self, head: str, image_id: int | str, predictions: Predictions) -> None:
@@ -81,7 +83,7 @@ class MapFiles:
             name += f"-{checksum(image_id)}"
         entries = self.add(head, name, predictions, {"id": image_id, "file_name": str(image_id)})
         for key, entry in entries.items():
-            _write(self.folder_of(head) / key / f"{name}.json", entry)
+            (self.folder_of(head) / key / f"{name}.json").write_bytes(as_bytes(entry))
 
     def finish(self) -> None:
         """Joins the annotations that `add_image` wrote to KEY.json."""
@@ -99,7 +101,8 @@ class MapFiles:
         target_type = self.types[head][key]
         assert isinstance(target_type, SupportsAnnotationFile)
         images.sort(key=lambda entry: (isinstance(entry.image["id"], str), entry.image["id"]))
-        _write(self.folder_of(head) / f"{key}.json", target_type.annotation_file(images, self.classes[head]))
+        content = as_bytes(target_type.annotation_file(images, self.classes[head]))
+        (self.folder_of(head) / f"{key}.json").write_bytes(content)
 
     def encoded(self, head: str, key: str, name: str, value: np.ndarray) -> Any:
         """Returns the map's files by suffix (`TargetType.encode`)."""
@@ -114,11 +117,13 @@ class MapFiles:
         return [key for key in predictions if key in types and types[key].per == "pixel"]
 
 
-def _write(path: Path, content: Any) -> None:
-    """Writes a PIL image, an array or JSON values."""
+def as_bytes(content: Any) -> bytes:
+    """Encodes a PIL image as PNG, an array as NPY, other values as JSON."""
+    file = io.BytesIO()
     if isinstance(content, np.ndarray):
-        np.save(path, content)
+        np.save(file, content)
     elif hasattr(content, "save"):
-        content.save(path)
+        content.save(file, "png")
     else:
-        path.write_text(json.dumps(content), encoding="utf-8")
+        file.write(json.dumps(content).encode())
+    return file.getvalue()

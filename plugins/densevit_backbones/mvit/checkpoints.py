@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from densevit.errors import WeightsError
 from densevit.interfaces import (
     Change,
@@ -36,12 +34,8 @@ _TIMM = Publishing(licences=licences.TIMM, files=licences.TIMM_FILES)
 _MISSING = {f"feature_norms.{i}.*": "a norm of the stage's feature map, which a classifier lacks" for i in range(3)}
 
 
-def _flat(kernel: Tensor) -> Tensor:
-    """Removes the time axis of a kernel trained as a video model with one frame."""
-    return kernel.squeeze(2) if kernel.ndim == 5 else kernel
-
-
-_FLAT = Change(_flat, lambda kernel: kernel)
+_FLAT = Change(lambda kernel: kernel.squeeze(2) if kernel.ndim == 5 else kernel, lambda kernel: kernel)
+"""Removes the time axis of a kernel trained as a video model with one frame."""
 
 
 def _block(source: str, target: str) -> list[Line]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
-from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_decoder import BoxDecoder
 from densevit.set_prediction.box_positions import BoxPositionBias, BoxPositions
@@ -34,6 +34,7 @@ from densevit.set_prediction.queries import QueryTable, resized_queries
 from densevit.set_prediction.transformer import DecoderLayer, EncoderLayer, Transformer, encode
 from densevit_heads.box_query_detr.extensions import Extensions
 from densevit_heads.box_query_detr.queries import anchor_queries, proposed_queries
+from densevit_heads.parts.denoised_queries import with_denoising
 
 
 class BoxQueryDetr(SetPredictionHead):
@@ -110,11 +111,7 @@ class BoxQueryDetr(SetPredictionHead):
         else:
             assert self.proposals is not None
             queries, proposed = proposed_queries(self.query_embedding, self.proposals, memory)
-        denoising = None
-        if self.denoising is not None and self.training and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, queries.boxes.device)
-            denoising = self.denoising(objects, queries.boxes.shape[1])
-            queries = denoising.prepended_to(queries)
+        queries, denoising = with_denoising(self.denoising, queries, targets if self.training else None, outputs)
         query_attention_bias = None if denoising is None else denoising.attention_bias
         parts = (self.decoder_norm, self.box_head, self.box_positions, self.position_bias)
         states, boxes = self.decoder(queries, memory, *parts, query_attention_bias)

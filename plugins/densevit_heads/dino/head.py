@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.mlp import Mlp
-from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice, refine
 from densevit.set_prediction.criterion import SetCriterion
 from densevit.set_prediction.deformable_transformer import DeformableDecoderLayer, DeformableEncoderLayer, encode
-from densevit.set_prediction.denoising import ContrastiveDenoising, DenoisingQueries
+from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import LevelProjections, Levels, check_levels
 from densevit.set_prediction.limits import check_counts
@@ -29,6 +29,7 @@ from densevit.set_prediction.queries import BoxQueries, Queries
 from densevit.set_prediction.query_selection import TwoStage
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.dino.queries import MixedQuerySelection, RefinedPositions
+from densevit_heads.parts.denoised_queries import with_denoising
 
 
 class Dino(SetPredictionHead):
@@ -118,22 +119,20 @@ class Dino(SetPredictionHead):
         outputs: Outputs = {"proposals": best if class_proposals else (proposals.logits, proposals.boxes)}
         reference = best[1].detach()  # (B, Q, 4)
         queries = self.queries.queries(reference)
-        denoising = None
-        if self.training and self.denoising is not None and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, memory.device)
-            denoising = self.denoising(objects, reference.shape[1])
-            queries, reference = self._with_denoising(denoising, queries, reference)
+        (contents, reference), denoising = with_denoising(
+            self.denoising,
+            BoxQueries(queries.contents, reference),
+            targets if self.training else None,
+            outputs,
+        )
+        if denoising is not None:
+            positions = torch.cat([self.queries.positions(denoising.boxes), queries.positions], dim=1)
+            queries = Queries(contents, positions)
         attention_bias = None if denoising is None else denoising.attention_bias
         logits, boxes = self._decode(queries, reference, memory, levels, attention_bias)
         if denoising is not None:
             outputs["denoising"], logits, boxes = denoising.split(logits, boxes)
         return {**outputs, "logits": logits[-1], "boxes": boxes[-1], "layers": (logits, boxes)}
-
-    def _with_denoising(self, noised: DenoisingQueries, queries: Queries, boxes: Tensor) -> tuple[Queries, Tensor]:
-        """Prepends denoising queries, with the positions of their boxes, to the object queries."""
-        positions = torch.cat([self.queries.positions(noised.boxes), queries.positions], dim=1)
-        contents, boxes = noised.prepended_to(BoxQueries(queries.contents, boxes))
-        return Queries(contents, positions), boxes
 
     def _decode(
         self, queries: Queries, reference: Tensor, memory: Tensor, levels: Levels, attention_bias: Tensor | None

@@ -25,27 +25,21 @@ from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.prediction_layers import box_head, label_head
 from densevit.set_prediction.query_selection import SelectedQueries
-from densevit.set_prediction.transformer import Transformer
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.decoder import ConstantPositionDecoder
 from densevit_heads.gtr.queries import IsolatedDenoising, UnprojectedSelection
+from densevit_heads.parts.decoder_options import DecoderTransformer
 from densevit_heads.parts.distributions.criterion import DfineLossWeights
 from densevit_heads.parts.distributions.decoder import Refined
 from densevit_heads.parts.distributions.head import BOX_NOISE, DistributionHead, check_distributions
 
 
 @dataclass(frozen=True)
-class GtrTransformer(Transformer):
-    """The option `transformer`: the decoder. The backbone is the encoder, so `encoder_layers` is 0."""
+class GtrTransformer(DecoderTransformer):
+    """`DecoderTransformer` with the defaults of GTR."""
 
-    encoder_layers: int = 0
     decoder_layers: int = 4
     feedforward: int = 1024
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts({"encoder_layers": self.encoder_layers}, 0, 0)
 
 
 class Gtr(DistributionHead):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.layers.norms import GroupNorm
 from densevit.layers.positions import mask_on_grid, sine_map
-from densevit.set_prediction.deformable_transformer import DeformableEncoderLayer
+from densevit.set_prediction.deformable_transformer import DeformableEncoderLayer, encode
 from densevit.set_prediction.levels import NORM_GROUPS, Levels, without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.projections import FusedProjection
@@ -36,16 +36,12 @@ class MaskTransformer:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_counts({"decoder_layers": self.decoder_layers}, 1, MAX_LAYERS)
-        check_counts({"num_heads": self.num_heads, "feedforward": self.feedforward})
         if self.width % NORM_GROUPS or self.width < NORM_GROUPS:
             raise ValueError(
                 f"width is {self.width}; it must be a multiple of {NORM_GROUPS}, the groups of the group norm."
             )
-        if self.width % self.num_heads:
-            raise ValueError(f"width is {self.width}; it must be a multiple of num_heads, {self.num_heads}.")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {self.dropout:g}; expected a probability from 0 to 1.")
+        # which raises for other values out of range
+        Transformer(self.width, self.num_heads, 0, self.decoder_layers, self.feedforward, self.dropout)
 
 
 @dataclass(frozen=True)
@@ -153,9 +149,7 @@ class PixelDecoder(nn.Module):
         ]
         embeddings = self.level_embedding.to(projected[0].dtype)
         levels = Levels.of(projected, paddings, [x + row for x, row in zip(positions, embeddings, strict=True)])
-        memory, reference = levels.tokens, levels.on_maps(levels.centres)
-        for layer in self.encoder:
-            memory = layer(memory, levels, reference)
+        memory = encode(levels, self.encoder)
         areas = [height * width for height, width in levels.shapes]
         maps = [
             x.transpose(1, 2).unflatten(2, shape)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.attention import MultiHeadAttention, xavier_initialise
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.set_prediction.queries import MaskQueries, QueryTable, mask_logits
 from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, MaskTransformer, PyramidMemory
@@ -75,11 +75,7 @@ class MaskedDecoderLayer(nn.Module):
         self.ffn = FeedForward(width, options.feedforward, nn.ReLU, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.ffn.expand, self.ffn.contract):
-            nn.init.xavier_uniform_(linear.weight)
-        for attention in (self.cross_attention, self.self_attention):
-            for layer in (attention.query, attention.key, attention.value):
-                nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+        xavier_initialise(self.ffn, self.cross_attention, self.self_attention)
 
     def forward(self, queries: Tensor, positions: Tensor, keys: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
         """queries, positions: (B, Q, C). keys, memory: (B, S, C), with and without positions. bias: (B, 1, Q, S)."""

@@ -23,7 +23,7 @@ from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.prediction_layers import box_head, label_head
 from densevit.set_prediction.queries import BoxQueries
-from densevit.set_prediction.transformer import Transformer
+from densevit_heads.parts.decoder_options import DecoderTransformer
 from densevit_heads.rf_detr.group_criterion import GroupCriterion
 from densevit_heads.rf_detr.queries import GroupQueries, reparameterized
 
@@ -31,19 +31,10 @@ COSTS = MatchingCosts(label=2.0)
 
 
 @dataclass(frozen=True)
-class GroupTransformer(Transformer):
-    """The option `transformer`: the decoder. The backbone is the encoder, so `encoder_layers` is 0.
+class GroupTransformer(DecoderTransformer):
+    """`DecoderTransformer` with the defaults of RF-DETR. num_heads: heads of self-attention."""
 
-    num_heads: heads of self-attention.
-    """
-
-    encoder_layers: int = 0
     decoder_layers: int = 3
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts({"encoder_layers": self.encoder_layers}, 0, 0)
 
 
 class RfDetr(SetPredictionHead):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.deformable_attention import Sampling
 from densevit.layers.mlp import Mlp
-from densevit.losses.matching import MatchingCosts, Objects
+from densevit.losses.matching import MatchingCosts
 from densevit.losses.set_losses import LossWeights
 from densevit.set_prediction.box_refinement import look_forward_twice
 from densevit.set_prediction.criterion import SetCriterion
@@ -29,6 +29,7 @@ from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.query_selection import UncertaintyMinimalSelection
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.convolutions import ConvNorm, CspRepLayer
+from densevit_heads.parts.denoised_queries import with_denoising
 from densevit_heads.parts.hybrid_encoder import HybridEncoder, HybridEncoderOptions
 
 BOX_NOISE = 1.0  # of denoising queries, in half box sizes; a negative query's is 1 to 2
@@ -128,11 +129,7 @@ class RtDetr(SetPredictionHead):
         if self.training:
             outputs["attended"] = attended
         queries = BoxQueries(selected.contents, selected.boxes.detach())
-        denoising = None
-        if self.training and self.denoising is not None and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
-            denoising = self.denoising(objects, queries.boxes.shape[1])
-            queries = denoising.prepended_to(queries)
+        queries, denoising = with_denoising(self.denoising, queries, targets if self.training else None, outputs)
         logits, boxes = self._decode(queries, levels, None if denoising is None else denoising.attention_bias)
         if denoising is not None:
             outputs["denoising"], logits, boxes = denoising.split(logits, boxes)

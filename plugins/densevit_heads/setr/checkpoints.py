@@ -30,10 +30,6 @@ _FEATURES = {24: {"upsampling": (10, 15, 20, 24), "mla": (6, 12, 18, 24)}}  # of
 _BLOCK, _TARGET_BLOCK, _HEAD = "backbone.layers.{i}", "backbone.blocks.{i}", "heads.segmentation"
 
 
-def _without_token(table: Tensor) -> Tensor:
-    return GRID.forward(table[:, 1:])
-
-
 def _with_token(table: Tensor) -> Tensor:
     cells = GRID.inverse(table)
     return torch.cat([cells.new_zeros(1, 1, cells.shape[2]), cells], 1)
@@ -44,7 +40,7 @@ def _deepest_last(weight: Tensor) -> Tensor:
     return torch.cat(weight.chunk(_LEVELS, 1)[::-1], 1)
 
 
-UNUSED_TOKEN = Change(_without_token, _with_token)
+UNUSED_TOKEN = Change(lambda table: GRID.forward(table[:, 1:]), _with_token)
 """A position table whose first row is for an unused class token."""
 LEVELS = Change(_deepest_last, _deepest_last)
 

@@ -74,10 +74,6 @@ def _head(tensors: StateDict) -> dict[str, Any]:
     return {"heads": {"segmentation": section}}
 
 
-def _describe_swin(tensors: StateDict) -> dict[str, Any]:
-    return {**_DENSE.describe(part(tensors, "backbone.")), **_head(tensors)}
-
-
 def _describe_convnext(tensors: StateDict) -> dict[str, Any]:
     width = len(tensors["backbone.model.stem.0.weight"])
     blocks = tuple(count(tensors, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\.norm\.weight") for i in range(4))
@@ -191,7 +187,7 @@ SWIN = replace(
             "backbone.hidden_states_norms.stage4.weight",
         ),
         _swin_lines(),
-        _describe_swin,
+        lambda tensors: {**_DENSE.describe(part(tensors, "backbone.")), **_head(tensors)},
     ),
     options=replace(_DENSE.options, implied=_IMPLIED),
     other_keys=OtherKeys(

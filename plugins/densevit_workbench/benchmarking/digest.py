@@ -76,7 +76,7 @@ def parts_of(
     """
     (train, _), (val, sizes) = _labels(data.train), _labels(data.val)
     side = config.data.image_size
-    grid = [] if side is None else [-(-n // model.backbone.strides[-1]) for n in _pair(side)]
+    grid = [] if side is None else [-(-n // model.backbone.strides[-1]) for n in np.broadcast_to(side, 2).tolist()]
     return {
         "protocol": protocol_of(config, rates, probes),
         "data": f"{config.data.name} {config.data.val_split}, {val}",
@@ -122,10 +122,6 @@ def _bytes(value: Any) -> bytes:
     array = np.asarray(value)  # also of tensors and run-length masks
     content = repr(value).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
     return f"{array.shape} {array.dtype}".encode() + content
-
-
-def _pair(side: int | Sequence[int]) -> tuple[int, int]:
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _sizes(sizes: Iterable[tuple[int, int]]) -> str:

@@ -64,7 +64,8 @@ def sections(
     if readings:
         contents.insert(1, PageSection("Upright or stored boxes", _readings(readings)))
     if samples:
-        contents.append(PageSection("Augmented samples", _samples(samples)))
+        note = Text("Training images as the model gets them. Maps called prediction are the targets.")
+        contents.append(PageSection("Augmented samples", [note, _images(samples)]))
     charts = _charts(splits)
     if charts:
         measures = [rows.MEASURE_COLUMNS, *rows.measure_rows(splits)]
@@ -117,10 +118,6 @@ def _readings(readings: Samples) -> list[PageElement]:
         "data.boxes=stored. Choose the reading with the boxes on their objects."
     )
     return [Text(text), _images(readings)]
-
-
-def _samples(samples: Samples) -> list[PageElement]:
-    return [Text("Training images as the model gets them. Maps called prediction are the targets."), _images(samples)]
 
 
 def _images(samples: Samples) -> Grid:

@@ -10,7 +10,6 @@ from densevit.drawing.fonts import drawable_names
 from densevit.reporting import plots
 from densevit.reporting.html_page import Grid, Image, PageElement, PageSection, SvgPlot, Text, missing, write_page
 from densevit_workbench.inspection import figures
-from densevit_workbench.inspection.attention_layers import AttentionLayer
 from densevit_workbench.inspection.attention_measures import query_maps
 from densevit_workbench.inspection.inspection_results import InspectionFields
 
@@ -39,7 +38,8 @@ def write(findings: InspectionFields, folder: Path) -> list[Path]:
     else:
         svg = plots.columns([heads.tolist() for heads in findings.distances.values()], "layer")
         sections.append(PageSection("Mean attention distance", [SvgPlot("pixels", svg), Text(DISTANCE, soft=True)]))
-        tiles = [_query_tile(findings, layer) for layer in findings.layers]
+        means = [query_maps(layer, findings.point).mean(0) for layer in findings.layers]
+        tiles = [(layer.name, _over_image(findings, mean)) for layer, mean in zip(findings.layers, means, strict=True)]
         sections.append(PageSection("Attention of the query, by layer", figure("query", tiles, 6, SIDE, QUERY)))
         last = query_maps(findings.layers[-1], findings.point)
         tiles = [(f"head {i}", _over_image(findings, head)) for i, head in enumerate(last, 1)]
@@ -90,7 +90,3 @@ def _similarities(similarity: Tensor) -> tuple[list[figures.Tile], int]:
 
 def _over_image(findings: InspectionFields, values: Tensor) -> np.ndarray:
     return figures.with_point(figures.heat(findings.image, values.float().numpy()), findings.point)
-
-
-def _query_tile(findings: InspectionFields, layer: AttentionLayer) -> figures.Tile:
-    return layer.name, _over_image(findings, query_maps(layer, findings.point).mean(0))

@@ -1,6 +1,7 @@
 """Reads COCO data sets, for new splits, merged classes or the common layout."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,6 @@ def _split_files(source: Path) -> dict[str, SplitFiles]:
     return split_files if single is None else {"": single}
 
 
-def _where(file: Path, record: Mapping[str, Any]) -> str:
-    return f"{file}, annotation {shown(record.get('id'))}"
-
-
 def _image(
     image: Mapping[str, Any],
     path: Path,
@@ -127,10 +124,7 @@ def _image(
     if not height or not width:
         height, width = header.upright_size
     limits = box_limits(header, (height, width))
-    objects = []
-    for record in records:
-        with faults.collecting():
-            objects.append(_object(record, limits, names[record["category_id"]], _where(file, record)))
+    objects = faults.map(partial(_object, limits=limits, names=names, file=file), records)
     negatives, not_exhaustive = (
         None if (ids := image.get(key)) is None else tuple(names[file_id] for file_id in ids)
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
@@ -140,7 +134,10 @@ def _image(
     return AnnotatedImage(path, height, width, tuple(objects), negatives=negatives, not_exhaustive=not_exhaustive or ())
 
 
-def _object(record: Mapping[str, Any], limits: tuple[int, int], name: str, where: str) -> AnnotatedObject:
+def _object(
+    record: Mapping[str, Any], limits: tuple[int, int], names: Mapping[int, str], file: Path
+) -> AnnotatedObject:
+    name, where = names[record["category_id"]], f"{file}, annotation {shown(record.get('id'))}"
     x, y, w, h = map(float, record["bbox"])
     more = {key: value for key, value in record.items() if key not in _FIELDS}
     crowd, degrees = bool(record.get("iscrowd", 0)), rotation_of(record)

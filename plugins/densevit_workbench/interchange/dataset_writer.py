@@ -49,8 +49,8 @@ def write_split(dataset: Dataset, folder: Path, split: str, suffix: str = ".png"
             _write(folder / split / "depth" / f"{name}.png", millimetres(targets["depth"].numpy()))
         _, height, width = image.shape
         images.append({"id": index + 1, "file_name": name + suffix, "height": height, "width": width})
-        for annotation in _annotations(targets, dataset.classes["detection"]):
-            annotations.append({"id": len(annotations) + 1, "image_id": index + 1} | annotation)
+        numbered = enumerate(_annotations(targets, dataset.classes["detection"]), len(annotations) + 1)
+        annotations += [{"id": number, "image_id": index + 1} | annotation for number, annotation in numbered]
         yield index
     categories = [_category(category, category.file_id) for category in dataset.classes["detection"]]
     _write_json(

@@ -1,14 +1,16 @@
 """Collects the faults in a data set's files, so that one conversion reports all of them."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from densevit.data.outside_paths import is_outside
 from densevit.errors import DataError, UnreadableFileError
 
 LISTED = 10  # files in a message
+T = TypeVar("T")
 
 _FIX = "Correct these entries."
 _FIX_UNREADABLE = (
@@ -61,6 +63,14 @@ class Faults:
                 self.errors.append(error)
         except DataError as error:
             self.errors.append(error)
+
+    def map(self, read: Callable[..., T], *items: Iterable[Any]) -> list[T]:
+        """The results of `read` for all items, as of the built-in `map`; collects the faults of the others."""
+        results = []
+        for arguments in zip(*items, strict=False):
+            with self.collecting():
+                results.append(read(*arguments))
+        return results
 
     def skip(self, reason: str, places: Sequence[str]) -> None:
         """Counts skipped objects."""

@@ -5,6 +5,8 @@ counted: Label Studio exports those in the format COCO (Label Studio's documenta
 """
 
 from collections.abc import Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,7 @@ def read_label_studio(source: Path, faults: Faults, channels: Channels | None = 
         raise DataError(f"{source}: no json with tasks of Label Studio is found.")
     root = source.parent if source.is_file() else source
     lookup = ImageLookup(root, image_files(root, channels, unread=True))
-    images: list[AnnotatedImage] = []
-    for file, task in tasks:
-        with faults.collecting():
-            images.append(_image(file, task, lookup, faults, channels))
+    images = faults.map(partial(_image, lookup=lookup, faults=faults, channels=channels), *zip(*tasks, strict=True))
     splits = {"": images}
     faults.check(source, splits)
     classes = sorted({obj.category for image in images for obj in image.objects})
@@ -76,11 +75,8 @@ def _image(
     height, width = header_of(path, channels).upright_size
     annotations = task.get("annotations", task.get("completions")) or []
     valid = (entry.get("result", ()) for entry in annotations if not entry.get("was_cancelled"))
-    objects: list[AnnotatedObject] = []
-    for region in next(valid, ()):
-        with faults.collecting():
-            objects += _objects(region, (width, height), f"{where}, region {region.get('id')}", faults)
-    return AnnotatedImage(path, height, width, tuple(objects))
+    objects = partial(_objects, sides=(width, height), task=where, faults=faults)
+    return AnnotatedImage(path, height, width, tuple(chain.from_iterable(faults.map(objects, next(valid, ())))))
 
 
 def _path(file: Path, text: str, lookup: ImageLookup) -> Path | None:
@@ -90,9 +86,9 @@ def _path(file: Path, text: str, lookup: ImageLookup) -> Path | None:
     return next((path for path in named_images if path is not None), None) or lookup.unique(file, *names)
 
 
-def _objects(region: Mapping[str, Any], sides: tuple[int, int], where: str, faults: Faults) -> list[AnnotatedObject]:
+def _objects(region: Mapping[str, Any], sides: tuple[int, int], task: str, faults: Faults) -> list[AnnotatedObject]:
     """The object of a region, or none: a region without a label, or of a type without a box."""
-    value, region_type = region.get("value", {}), str(region.get("type"))
+    value, region_type, where = region.get("value", {}), str(region.get("type")), f"{task}, region {region.get('id')}"
     labels = value.get(region_type) or ()
     if not labels or region_type not in ("rectanglelabels", "polygonlabels", "ellipselabels"):
         if not region_type.endswith("labels") or "points" in value or "rle" in value:

@@ -1,5 +1,6 @@
 """Reads the things of COCO's panoptic format as boxes and masks; stuff, which has no boxes, is left out."""
 
+from collections import Counter
 from pathlib import Path
 
 from densevit.channels import RGB, Channels
@@ -76,10 +77,8 @@ def _dataset(file: Path, root: Path, channels: Channels) -> CocoPanoptic:
     names = [file.with_suffix("").relative_to(root), Path("panoptic"), Path(file.parent.name)]
     segments = next((name for name in names if (root / name).is_dir()), names[0])
     stems = {path.stem for path in (root / segments).glob("*.png")}
-    counts: dict[Path, int] = {}
-    for path in image_files(root, channels):
-        if path.stem in stems and path.parent != root / segments:
-            counts[path.parent] = counts.get(path.parent, 0) + 1
+    paths = (path for path in image_files(root, channels) if path.stem in stems)
+    counts = Counter(path.parent for path in paths if path.parent != root / segments)
     images = max(counts, key=lambda folder: counts[folder], default=root)
     jsons = file.with_name(f"{{split}}{file.suffix}")  # the complete json is a split
     annotations, segment_folder, image_folder = (str(path.absolute()) for path in (jsons, root / segments, images))

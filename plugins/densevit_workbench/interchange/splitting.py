@@ -26,12 +26,11 @@ def split_again(
     if len(images) < len(shares):
         raise ConfigError(f"splits: {len(images)} images cannot be divided into {len(shares)} splits.")
     index = {name: i for i, name in enumerate(annotated.classes)}
-    counts = np.zeros((len(images), len(index)))
+    labels = np.zeros((len(images), len(index)), bool)
     for row, image in enumerate(images):
-        for obj in image.objects:
-            counts[row, index[obj.category]] += 1
+        labels[row, [index[obj.category] for obj in image.objects]] = True
     groups = _groups(images, min(shares.values()) / sum(shares.values()), channels)
-    chosen = stratified(counts > 0, list(shares.values()), seed, groups)
+    chosen = stratified(labels, list(shares.values()), seed, groups)
     splits = {
         split: [image for image, part in zip(images, chosen.tolist(), strict=True) if part == number]
         for number, split in enumerate(shares)

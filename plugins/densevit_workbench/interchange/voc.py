@@ -7,6 +7,7 @@ attribute `rotation`, in degrees, and in roLabelImg's `robndbox`, in radians.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -56,11 +57,7 @@ def read_voc(
     pixel behind the box. None: see `_first_pixels`.
     """
     files = files_below(source, (".xml",))
-    documents = []
-    for file in files:
-        with faults.collecting():
-            if (document := read_document(file, faults)) is not None:
-                documents.append(document)
+    documents = [read for read in faults.map(partial(read_document, faults=faults), files) if read is not None]
     if not documents:
         faults.check(source, {})
         raise DataError(f"{source}: no xml file in Pascal VOC's format is found.")
@@ -215,13 +212,8 @@ def _image(
         raise DataError(f"{document.file} is for an image of {w} x {h} pixels; {path} has {width} x {height}.")
     size = header.upright_size if 0 in stated_size else stated_size
     masks = _instances(path, size, source)
-    objects = []
-    for obj in document.objects:
-        where = f"{document.file}, object {obj.position} ({obj.name})"
-        with faults.collecting():
-            mask = None if masks is None else masks == obj.position
-            objects.append(_annotated(obj, box_limits(header, size), first, mask, where))
-    return AnnotatedImage(path, *size, tuple(objects))
+    annotated = partial(_annotated, file=document.file, limits=box_limits(header, size), first=first, masks=masks)
+    return AnnotatedImage(path, *size, tuple(faults.map(annotated, document.objects)))
 
 
 def _instances(path: Path, size: tuple[int, int], source: Path) -> np.ndarray | None:
@@ -240,16 +232,16 @@ def _instances(path: Path, size: tuple[int, int], source: Path) -> np.ndarray | 
 
 
 def _annotated(
-    obj: VocObject, limits: tuple[int, int], first: Literal[0, 1], mask: np.ndarray | None, where: str
+    obj: VocObject, file: Path, limits: tuple[int, int], first: Literal[0, 1], masks: np.ndarray | None
 ) -> AnnotatedObject:
-    x0, y0, x1, y1 = obj.corners
+    where, (x0, y0, x1, y1) = f"{file}, object {obj.position} ({obj.name})", obj.corners
     # counted from 1, xmax and ymax are inside the box
     bbox = (x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
     if obj.degrees % 360:
         return rotated_object(obj.name, bbox, obj.degrees, limits, where, obj.difficult)
     bbox = box_in_image(bbox, limits, where)
     segmentation, area = None, None
-    if mask is not None and mask.any():
+    if masks is not None and (mask := masks == obj.position).any():
         code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
         segmentation, area = {"size": list(code["size"]), "counts": code["counts"].decode()}, float(mask.sum())
     return AnnotatedObject(obj.name, bbox, segmentation, iscrowd=obj.difficult, area=area, source=where)

@@ -1,7 +1,9 @@
 """Reads the xml files of Pascal VOC data sets, with coordinates as written."""
 
+import itertools
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 from xml.etree import ElementTree
@@ -44,10 +46,7 @@ def read_document(file: Path, faults: Faults) -> VocDocument | None:
     if root.tag.lower() != "annotation" and root.find("object") is None:
         return None
     height, width = (_side(root, side, file) for side in ("height", "width"))
-    objects = []
-    for position, element in enumerate(root.iter("object"), 1):
-        with faults.collecting():
-            objects.append(_object(element, position, f"{file}, object {position}"))
+    objects = faults.map(partial(_object, file), root.iter("object"), itertools.count(1))
     filename, folder, path = ((root.findtext(name) or "").strip() for name in ("filename", "folder", "path"))
     return VocDocument(file, filename or path, folder, (height, width), objects, *_tool(root))
 
@@ -99,11 +98,11 @@ def _side(root: ElementTree.Element, side: str, file: Path) -> int:
         raise DataError(f"{file}: size: {text!r} is not a number.") from None
 
 
-def _object(element: ElementTree.Element, position: int, where: str) -> VocObject:
+def _object(file: Path, element: ElementTree.Element, position: int) -> VocObject:
     name = " ".join((element.findtext("name") or "").split())
     if not name:
-        raise DataError(f"{where} has no name.")
-    where, difficult = f"{where} ({name})", element.findtext("difficult") == "1"
+        raise DataError(f"{file}, object {position} has no name.")
+    where, difficult = f"{file}, object {position} ({name})", element.findtext("difficult") == "1"
     if (box := element.find("robndbox")) is not None:  # of roLabelImg
         cx, cy, w, h, angle = (
             number(box.findtext(key), f"{where}: robndbox: {key}") for key in ("cx", "cy", "w", "h", "angle")

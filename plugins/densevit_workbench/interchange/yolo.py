@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +51,10 @@ def read_yolo(source: Path, faults: Faults, channels: Channels | None = None) ->
             f"as images/train with labels/train, train/images with train/labels, or images with labels.{unread_note}"
         )
     text_files = TextFiles(listing)
-    labelled: dict[str, list[_LabelledImage]] = {split: [] for split in listing.images}
-    for split, paths in listing.images.items():
-        for path in paths:
-            with faults.collecting():
-                labelled[split].append(_labelled(path, text_files.of(path, split), listing))
+    labelled = {
+        split: faults.map(partial(_labelled, split, text_files, listing), paths)
+        for split, paths in listing.images.items()
+    }
     lines = [line for images in labelled.values() for image in images for line in image.lines]
     form = form_of(lines, _kpt_shape(file, values), source)
     splits = {split: [_image(image, names, form, faults) for image in images] for split, images in labelled.items()}
@@ -143,27 +143,22 @@ class _LabelledImage(NamedTuple):
     has_file: bool
 
 
-def _labelled(path: Path, file: Path, listing: Listing) -> _LabelledImage:
+def _labelled(split: str, text_files: TextFiles, listing: Listing, path: Path) -> _LabelledImage:
     """Reads the size of an image, and its text file, if any."""
-    faults = listing.faults
+    faults, file = listing.faults, text_files.of(path, split)
     size = header_of(path, listing.channels).upright_size
     has_file = file.is_file()
     if has_file:
         faults.record_use(file, path)
-    lines = []
-    for row, text in enumerate(read_text(file).splitlines() if has_file else [], 1):
-        if text.strip():
-            with faults.collecting():
-                lines.append(YoloLine.of(text, f"{file}, line {row}"))
+    texts = enumerate(read_text(file).splitlines() if has_file else [], 1)
+    stated = [(text, f"{file}, line {row}") for row, text in texts if text.strip()]
+    lines = faults.map(lambda line: YoloLine.of(*line), stated)
     return _LabelledImage(path, size, lines, has_file)
 
 
 def _image(image: _LabelledImage, names: tuple[str, ...], form: LineForm, faults: Faults) -> AnnotatedImage:
     height, width = image.size
-    objects = []
-    for line in image.lines:
-        with faults.collecting():
-            objects.append(parse_line(line, names, (width, height), form))
+    objects = faults.map(partial(parse_line, names=names, sides=(width, height), form=form), image.lines)
     return AnnotatedImage(image.path, height, width, tuple(objects), label_file_exists=image.has_file)
 
 

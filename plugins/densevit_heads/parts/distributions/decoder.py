@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.layers.attention import MultiHeadAttention
+from densevit.layers.attention import MultiHeadAttention, xavier_initialise
 from densevit.layers.deformable_attention import Shapes
 from densevit.layers.mlp import FeedForward, Mlp
 from densevit.layers.precision import autocast_off
@@ -66,10 +66,7 @@ class DistributionDecoderLayer(nn.Module):
         self.ffn = FeedForward(width, scale * options.feedforward, activation, dropout)
         self.ffn_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        for layer in (self.ffn.expand, self.ffn.contract):
-            nn.init.xavier_uniform_(layer.weight)
-        for layer in (self.self_attention.query, self.self_attention.key, self.self_attention.value):
-            nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # of the fused projection, (3C, C)
+        xavier_initialise(self.ffn, self.self_attention)
 
     def forward(
         self,

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from densevit.interfaces import Outputs, Targets
-from densevit.losses.matching import Objects
 from densevit.set_prediction.denoising import ContrastiveDenoising
 from densevit.set_prediction.head import SetPredictionHead
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.queries import BoxQueries
 from densevit.set_prediction.query_selection import SelectedQueries
+from densevit_heads.parts.denoised_queries import with_denoising
 from densevit_heads.parts.distributions.criterion import DfineCriterion
 from densevit_heads.parts.distributions.decoder import DistributionDecoder, Refined
 
@@ -32,11 +32,8 @@ class DistributionHead(SetPredictionHead):
         """
         outputs: Outputs = {}
         queries = BoxQueries(selected.contents, selected.boxes.detach())
-        denoising = None
-        if self.training and self.denoising is not None and targets is not None:
-            outputs["objects"] = objects = Objects.of(targets, levels.tokens.device)
-            denoising = self.denoising(objects, queries.boxes.shape[1])
-            queries = denoising.prepended_to(queries)
+        queries, denoising = with_denoising(self.denoising, queries, targets if self.training else None, outputs)
+        if denoising is not None:
             outputs["denoising"] = denoising
         refined = self.decoder(queries, levels, None if denoising is None else denoising.attention_bias)
         predicted, Q = self.decoder.predicting - 1 if self.training else -1, selected.boxes.shape[1]
