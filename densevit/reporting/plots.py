@@ -1,4 +1,4 @@
-"""Plots as SVG, by matplotlib: curves, histograms and confusion matrices.
+"""Plots as SVG, by matplotlib: curves, confusion matrices, and what a function draws.
 
 In a page, colours are the CSS variables of `templates/style.css`, so that a plot follows the page's light or dark
 scheme; `svg_file` writes them into the file. Titles and legends of plots in a page are HTML (`html_page.SvgPlot`).
@@ -42,7 +42,6 @@ COLORS = {  # light, dark
     "c9": ("#6c8f1f", "#b6d75a"),
 }
 SERIES = 10  # colours of curves in one plot, c0 to c9
-_ROUNDING = 1e-9  # relative differences below it are not shown
 MAX_NUMBERED, MAX_NAMED = 24, 80  # classes of a matrix: with numbers, with names
 MAX_NAME = 28  # characters of a name
 MATRIX_WIDTH = 1000
@@ -83,43 +82,9 @@ def _lines(curves: tuple[tuple[str, Points], ...], x: str, y: str, unit_axes: bo
             axes.set(xlim=(0, 1), ylim=(0, 1))
         elif 0 <= (low := min((points[0][0] for _, points in curves), default=-1)) < axes.dataLim.x1 / 5:
             axes.set_xlim(left=min(0, low))
-        _label(axes, x, y)
+        label_axes(axes, x, y)
 
-    return _svg(draw, WIDTH, HEIGHT + 14 * bool(x), top=TOP + 12 * bool(y), bottom=BOTTOM + 14 * bool(x))
-
-
-def histogram(values: Sequence[float] | np.ndarray, bins: int = 40) -> str:
-    """Plots a histogram of the finite values in equal intervals.
-
-    Values beyond the 99.5th percentile count in the last interval. Values that differ by rounding only are in one.
-    """
-    numbers = np.asarray(values, np.float64)
-    numbers = numbers[np.isfinite(numbers)]
-    low, high = (float(np.quantile(numbers, q)) for q in (0, 0.995)) if numbers.size else (0.0, 1.0)
-    high = high if high > low or not numbers.size else float(numbers.max())
-    if high - low <= _ROUNDING * max(abs(low), abs(high), _ROUNDING):
-        numbers, margin = np.full_like(numbers, low), max(0.5, abs(low) / 2)
-        low, high = low - margin, low + margin
-
-    def draw(axes: "Axes") -> None:
-        axes.hist(np.minimum(numbers, high), bins, range=(low, high), color=color(0), rwidth=0.9)
-        _label(axes, "", "")
-
-    return _svg(draw, WIDTH, HEIGHT)
-
-
-def columns(values: Sequence[Sequence[float]], x: str = "") -> str:
-    """Plots one column of points for each entry, numbered from 1."""
-    from matplotlib.ticker import MaxNLocator
-
-    def draw(axes: "Axes") -> None:
-        for number, column in enumerate(values, start=1):
-            axes.plot([number] * len(column), column, "o", color=color(0), markersize=4)
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _label(axes, x, "")
-
-    return _svg(draw, WIDTH, HEIGHT + 14, bottom=BOTTOM + 14)
+    return page_svg(draw, WIDTH, HEIGHT + 14 * bool(x), top=TOP + 12 * bool(y), bottom=BOTTOM + 14 * bool(x))
 
 
 def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
@@ -155,7 +120,7 @@ def heat_map(names: Sequence[str], shares: np.ndarray) -> str:
             axes.text(j, i, text, color=on_color, fontsize=font, ha="center", va="center")
 
     size = margin + side * count + 2
-    return _svg(draw, size, size, left=margin, right=2, top=margin, bottom=2, fixed=True)
+    return page_svg(draw, size, size, left=margin, right=2, top=margin, bottom=2, fixed=True)
 
 
 def _rounded_per_cent(share: float) -> str:
@@ -180,11 +145,11 @@ def svg_file(title: str, plot: Plot) -> str:
             axes.set(xlim=(0, 1), ylim=(0, 1))
         figure.suptitle(title, color=INK, fontsize=FONT + 1.5)
         figure.legend(axes.lines, curves, loc="outside lower left", frameon=False, labelcolor=SOFT)
-        _label(axes, plot.x, plot.y)
+        label_axes(axes, plot.x, plot.y)
         return _as_file(_saved(figure), WIDTH, height)
 
 
-def _label(axes: "Axes", x: str, y: str) -> None:
+def label_axes(axes: "Axes", x: str, y: str) -> None:
     """Labels the axes."""
     if x:
         axes.set_xlabel(x, color=SOFT, fontsize=FONT)
@@ -192,7 +157,7 @@ def _label(axes: "Axes", x: str, y: str) -> None:
         axes.set_title(y, color=SOFT, fontsize=FONT, loc="right", pad=3)
 
 
-def _svg(
+def page_svg(
     draw: Callable[["Axes"], None],
     width: float,
     height: float,

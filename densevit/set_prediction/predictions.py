@@ -52,13 +52,8 @@ def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
     return logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
 
 
-def top_queries(logits: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, labels and queries of the predictions, each (B, Q). logits, softmax: the arguments of `class_scores`."""
-    return top_scores(class_scores(logits, softmax), softmax)
-
-
 def top_scores(scores: Tensor, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Like `top_queries`, from scores (B, Q, K)."""
+    """Scores, labels and queries of the predictions, each (B, Q). scores: (B, Q, K), of `class_scores`."""
     _, Q, K = scores.shape
     if softmax:
         scores, labels = scores.max(-1)

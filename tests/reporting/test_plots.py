@@ -1,4 +1,4 @@
-"""Plots as SVG: lines, histograms and matrices, by the elements of the drawing."""
+"""Plots as SVG: lines and matrices, by the elements of the drawing."""
 
 import base64
 import inspect
@@ -90,8 +90,6 @@ def test_any_values_are_plotted(values: list[float]) -> None:
     curve = list(enumerate(values))
     arguments = {
         Mapping[str, plots.Points]: {"a": curve, "b": [(value, 1.0) for value in values]},
-        Sequence[float] | np.ndarray: values,
-        Sequence[Sequence[float]]: [values, []],
         Sequence[str]: [f"class {n}" for n in range(len(values) + 1)],
         np.ndarray: np.diag([1.0, *np.clip(values, 0, 1)]),
         Plot: Plot("x", "y", {"a": curve}),
@@ -99,12 +97,12 @@ def test_any_values_are_plotted(values: list[float]) -> None:
     }
     drawn = 0
     for name, function in inspect.getmembers(plots, inspect.isfunction):
-        signature = inspect.signature(function)
-        if name.startswith("_") or function.__module__ != plots.__name__ or name == "color":
+        required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        is_public = not name.startswith("_") and function.__module__ == plots.__name__
+        if not is_public or any(p.annotation not in arguments for p in required):
             continue
-        required = [p for p in signature.parameters.values() if p.default is p.empty]
         svg = function(*(arguments[p.annotation] for p in required))
         coordinates = [element.get("d", "") for element in ElementTree.fromstring(svg).iter()]
         assert not re.search("nan|inf", " ".join(coordinates))
         drawn += 1
-    assert drawn >= 5
+    assert drawn >= 3

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions, top_queries
+from densevit.set_prediction.predictions import (
+    class_scores,
+    exported_predictions,
+    top_exported,
+    top_predictions,
+    top_scores,
+)
 
 TARGETS = [
     {"size": (40, 80), "original_size": (100, 200)},  # h, w
@@ -37,7 +43,7 @@ def test_predictions_are_the_best_pairs_or_with_softmax_each_querys_best_class(
     softmax: bool, probabilities: Any, scores: list[list[float]], labels: list[list[int]], queries: list[list[int]]
 ):
     logits = torch.tensor(probabilities).log() if softmax else torch.tensor(probabilities).logit()
-    assert top_queries(logits, softmax)[2].tolist() == queries
+    assert top_scores(class_scores(logits, softmax), softmax)[2].tolist() == queries
     outputs = {"logits": logits, "boxes": BOXES.expand(2, 3, 4)}
     predicted = top_predictions(outputs, TARGETS, softmax)
     for i, target in enumerate(TARGETS):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from densevit.reporting import html_page, plots
+from densevit.reporting import html_page
 from densevit.reporting.html_page import (
     Cell,
     Grid,
@@ -21,6 +21,7 @@ from densevit.reporting.html_page import (
 from densevit_workbench.doctor import rows
 from densevit_workbench.doctor.findings import Finding
 from densevit_workbench.doctor.training_cost import TrainingCost
+from densevit_workbench.reports.distribution_plots import histogram
 
 MAX_SAMPLE_SIDE = 700  # in pixels
 
@@ -108,7 +109,7 @@ def _charts(splits: rows.Splits) -> list[SvgPlot]:
         for title, values in numbers.items():
             if np.isfinite(values).any():
                 median = f"median {np.median(values[np.isfinite(values)]):.4g}"
-                drawn.append(SvgPlot(f"{split}, {title}", plots.histogram(values), median))
+                drawn.append(SvgPlot(f"{split}, {title}", histogram(values), median))
     return drawn
 
 

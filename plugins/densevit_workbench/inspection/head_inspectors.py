@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from densevit.set_prediction.predictions import top_queries
+from densevit.set_prediction.predictions import class_scores, top_scores
 from densevit_workbench.inspection.attention_layers import Grid, RecordedAttention, grid_of
 from densevit_workbench.inspection.inspector import Inspector
 
@@ -18,6 +18,6 @@ class DetrInspector(Inspector):
     ) -> Tensor | None:
         """The mean over the heads of the layer (Carion et al. 2020, figure 6)."""
         weights = [layer.weights for layer in recorded if layer.name.endswith("cross_attention")][-1]
-        query = top_queries(outputs["logits"], part.softmax)[2][0]
+        query = top_scores(class_scores(outputs["logits"], part.softmax), part.softmax)[2][0]
         maps = weights[0].mean(0)[-outputs["logits"].shape[1] :]  # (Q, S)
         return maps[query].unflatten(1, grid_of(size, part.project.stride))

@@ -7,11 +7,11 @@ import numpy as np
 from torch import Tensor
 
 from densevit.drawing.fonts import drawable_names
-from densevit.reporting import plots
 from densevit.reporting.html_page import Grid, Image, PageElement, PageSection, SvgPlot, Text, missing, write_page
 from densevit_workbench.inspection import figures
 from densevit_workbench.inspection.attention_measures import query_maps
 from densevit_workbench.inspection.inspection_results import InspectionFields
+from densevit_workbench.reports.distribution_plots import point_columns
 
 MOST_SIMILARITIES = 8  # rows and columns of tiles in the figure of positions
 SIDE = 220  # of a tile, in pixels
@@ -36,7 +36,7 @@ def write(findings: InspectionFields, folder: Path) -> list[Path]:
             PageSection("Attention", [missing("The backbone shows no attention on the cells of its maps.")])
         )
     else:
-        svg = plots.columns([heads.tolist() for heads in findings.distances.values()], "layer")
+        svg = point_columns([heads.tolist() for heads in findings.distances.values()], "layer")
         sections.append(PageSection("Mean attention distance", [SvgPlot("pixels", svg), Text(DISTANCE, soft=True)]))
         means = [query_maps(layer, findings.point).mean(0) for layer in findings.layers]
         tiles = [(layer.name, _over_image(findings, mean)) for layer, mean in zip(findings.layers, means, strict=True)]
