@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit.errors import ConfigError, listed
+from densevit.errors import ConfigError, DataError, listed
 from densevit.paths import user_path
 
 if TYPE_CHECKING:
@@ -127,11 +127,11 @@ def _evaluate(
     from densevit.evaluation.metrics_table import single_class
     from densevit.inference.model_loading import load_any
     from densevit.training.run.evaluation import EvaluationPlan
-    from densevit.training.run.evaluation_folder import new_folder, read_mapping, write_evaluation
+    from densevit.training.run.evaluation_folder import write_evaluation
 
     (model, is_foreign), mapping_overrides = (
         load_any(args.model, args.trust, runtime=args.runtime),
-        read_mapping(args.map),
+        _class_mapping(args.map),
     )
     config = config_of(model, is_foreign, args.model, args.overrides)
     model = model.with_config(config)  # raises for unusable inference options
@@ -159,7 +159,7 @@ def _evaluate(
         maps.finish()
         write_detections(done.evaluators, maps.folder)
     elif folder is not None:
-        folder = new_folder(folder, config)
+        folder = _new_folder(folder / "evaluations", config)
     if folder is not None:
         args.output.show(f"report: {write_evaluation(folder, done, plan, str(args.model))}")
     args.output.result(
@@ -186,16 +186,46 @@ def _check_overrides(source: str, overrides: Sequence[str]) -> None:
         check_evaluation_plugins(load(file, overrides))
 
 
+def _class_mapping(texts: list[str]) -> dict[str, str | None]:
+    """Parses a class mapping from texts MODEL=DATA and YAML files with one entry per model class; null: no mapping."""
+    from densevit.config.yaml_io import parse
+    from densevit.data.io.text_files import read_text
+
+    mapping: dict[str, str | None] = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if equals:
+            mapping[old.strip()] = new.strip() or None
+            continue
+        try:
+            content = read_text(user_path(text))
+        except DataError as error:
+            raise DataError(f"--map {error} Expected MODEL_CLASS=DATA_CLASS, or a YAML file of such pairs.") from None
+        entries = parse(content, text)
+        if not isinstance(entries, Mapping) or not all(new is None or isinstance(new, str) for new in entries.values()):
+            raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")
+        mapping |= {str(old): new for old, new in entries.items()}
+    return mapping
+
+
+def _new_folder(evaluations: Path, config: "Config") -> Path:
+    """Creates the next free folder DATA-SPLIT of a run's evaluations."""
+    from densevit.atomic_io import next_free_folder
+
+    evaluations.mkdir(exist_ok=True)
+    return next_free_folder(evaluations / f"{config.data.folder_name}-{config.data.val_split}")
+
+
 def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides: Sequence[str]) -> "Config":
     """The config of the model with overrides, which may change data and evaluation, but not the model.
     is_foreign: the result of `load_any`.
 
     The overrides must name a data set for a model without one: another project's, or saved without a config.
     """
-    from densevit.config import check_evaluation_overrides, check_evaluation_plugins, from_mapping, with_resizing
+    from densevit.config import check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
+    from densevit.evaluation.overrides import with_resizing
 
-    check_evaluation_overrides(overrides)
     changes = with_resizing(overrides, model.training_data)
     model_config, file = model.config, user_path(source) / "config.yaml"
     if model_config is not None and not is_foreign:

@@ -14,7 +14,7 @@ from densevit.config.config_loading import (
     with_overrides,
 )
 from densevit.config.data_schema import DataSection
-from densevit.config.layer_reading import check_evaluation_overrides, resizing_for, with_resizing
+from densevit.config.layer_reading import check_evaluation_overrides
 from densevit.config.model_schema import (
     BackboneSection,
     EvaluationSection,
@@ -60,11 +60,9 @@ __all__ = [
     "full_key",
     "load",
     "model_sections",
-    "resizing_for",
     "section",
     "split_options",
     "unwritten",
     "values_of_file",
     "with_overrides",
-    "with_resizing",
 ]

@@ -2,18 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from densevit import registry
 from densevit.config.config_layers import BACKBONE, NAMED, ConfigLayer, Key, Overrides, SingleKeys, at, keys
-from densevit.config.data_schema import DataSection
 from densevit.config.key_types import parts, type_in
 from densevit.config.schema import Config
 from densevit.config.values import BY_NAME, with_value
-from densevit.config.yaml_io import find_file, parse, read_file, shipped_configs
+from densevit.config.yaml_io import find_file, parse, read_file
 from densevit.deprecation import current_name
 from densevit.errors import Argument, ConfigError, PluginError
 from densevit.paths import user_path
@@ -111,29 +109,6 @@ def check_evaluation_overrides(overrides: Overrides) -> None:
             )
 
 
-def with_resizing(overrides: Overrides, trained: DataSection | None) -> list[Any]:
-    """Overrides of an evaluation and, unless they set these, the keys of `resizing_for` their `data`."""
-    changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
-    values = dict(change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes)
-    resizing = resizing_for(values.get("data"), trained)
-    return [*changes, *((key, value) for key, value in resizing.items() if key not in values)]
-
-
-def resizing_for(data: Any, trained: DataSection | None) -> dict[str, Any]:
-    """The keys of `data` that resize images of other data as in a model's training, as overrides.
-
-    data: a data set's folder, or a shipped section, whose own sizes are those of other models; for a mapping or a file
-    of the user, whose sizes are meant, the result is empty.
-    """
-    if trained is None or not isinstance(data, str | Path):
-        return {}
-    if _data_root(str(data)) is None:
-        with suppress(ConfigError):  # there is no such file: reported where the section is read
-            if find_file(str(data), section="data").resolve() not in {x.resolve() for x in shipped_configs().values()}:
-                return {}
-    return {f"data.{key}": x for key, x in trained.model_dump(include={"image_size", "transforms"}).items()}
-
-
 def _is_section(path: Key) -> bool:
     """Whether a section file is allowed here."""
     return (len(path) == 1 and path[0] in _SECTIONS) or (len(path) == 2 and path[0] == "heads")
@@ -150,7 +125,7 @@ def fill_sections(
     """
     names = {path: at(layer.values, path) for path in keys(layer.values) if _is_section(path) and path != read_section}
     for path, name in ((path, name) for path, name in names.items() if isinstance(name, str)):
-        root = _data_root(name) if path == ("data",) else None
+        root = data_root(name) if path == ("data",) else None
         if root is not None and at(lower, (*path, "root")) == ".":
             layer.values = with_value(layer.values, path, {"root": root})
             continue
@@ -188,7 +163,7 @@ def _name_weights(layer: ConfigLayer) -> bool:
     return meant is not None
 
 
-def _data_root(name: str) -> str | None:
+def data_root(name: str) -> str | None:
     """The root of a data set that `name` is: a folder, or YOLO's data.yaml; None for a data section."""
     try:
         file = find_file(name, section="data")

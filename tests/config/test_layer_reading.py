@@ -43,12 +43,3 @@ def test_a_folder_as_data_is_the_root_in_recipes_for_the_user_s_images(recipe, n
         assert (loaded.data.name, loaded.data.options["root"]) == (name, str(tmp_path))
         assert loaded.data.image_size == size
         assert ("masks" in loaded.data.options) == (recipe == "start/rf_detr_masks")
-
-
-def test_an_evaluation_keeps_the_resizing_of_training_but_for_files_of_the_user(tmp_path):
-    trained = config.section("data", {"name": "scenes", "image_size": 96, "transforms": "resize"}, "x")
-    file = write("sizes.yaml", "name: coco\nimage_size: 64\n")
-    for data, is_kept in ((tmp_path, True), (str(tmp_path), True), ("coco", True), (str(file), False), ({}, False)):
-        assert config.resizing_for(data, trained).get("data.image_size") == (96 if is_kept else None), data
-    assert config.with_resizing([f"data={tmp_path}", "data.transforms=detr"], trained)[2:] == [("data.image_size", 96)]
-    assert config.with_resizing({"data": tmp_path}, None) == [("data", tmp_path)]

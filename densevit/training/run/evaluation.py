@@ -12,6 +12,7 @@ from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
+from densevit.evaluation.overrides import resizing_for, with_resizing
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
 from densevit.interfaces import Batch, Class, Dataset, Predictions
@@ -135,7 +136,7 @@ def evaluate(
         resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
         splits = build_data(resizing, val=data)
     elif isinstance(data, str | Path):
-        resizing = configs.resizing_for(data, model.training_data)
+        resizing = resizing_for(data, model.training_data)
         splits = build_data(configs.section("data", data, "evaluate", resizing))
     elif (source := data or model.config or model.training_data) is not None:
         splits = build_data(source)
@@ -153,10 +154,9 @@ def evaluate(
 
 def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:
     """The model with overrides applied to its config."""
-    configs.check_evaluation_overrides(overrides)
+    changes = with_resizing(overrides, model.training_data)
     if model.config is None:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
-    changes = configs.with_resizing(overrides, model.training_data)
     config = configs.from_mapping(model.config.model_dump(), "evaluate", changes)
     configs.check_evaluation_plugins(config)
     return model.with_config(config)

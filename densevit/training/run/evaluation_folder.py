@@ -1,17 +1,11 @@
 """The folder of an evaluation: metrics, tables, plots, visualizations and a report."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from densevit import config as configs
-from densevit.atomic_io import next_free_folder
-from densevit.config import Config
 from densevit.data.io.image_names import file_name, image_names
-from densevit.data.io.text_files import read_text
-from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
-from densevit.paths import user_path
 from densevit.reporting.plots import svg_file
 from densevit.reporting.run_files import EVALUATION
 from densevit.reporting.run_report import write_report
@@ -20,12 +14,6 @@ from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.evaluation import EvaluationPlan
 
 MAPPING = "class-mapping"
-
-
-def new_folder(run: Path, config: Config) -> Path:
-    """Creates the next free folder evaluations/FOLDER-SPLIT of a run."""
-    (run / "evaluations").mkdir(exist_ok=True)
-    return next_free_folder(run / "evaluations" / f"{config.data.folder_name}-{config.data.val_split}")
 
 
 def write_evaluation(folder: Path, evaluation: Validation, plan: EvaluationPlan, source: str) -> Path:
@@ -46,24 +34,3 @@ def write_evaluation(folder: Path, evaluation: Validation, plan: EvaluationPlan,
     (folder / EVALUATION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     draw_images(model, data, folder, evaluation.indices, mappings)
     return write_report(folder)
-
-
-def read_mapping(texts: list[str]) -> dict[str, str | None]:
-    """Parses a class mapping from texts MODEL=DATA and YAML files with one entry per model class; null: no mapping."""
-    from densevit.config.yaml_io import parse
-
-    mapping: dict[str, str | None] = {}
-    for text in texts:
-        old, equals, new = text.partition("=")
-        if equals:
-            mapping[old.strip()] = new.strip() or None
-            continue
-        try:
-            content = read_text(user_path(text))
-        except DataError as error:
-            raise DataError(f"--map {error} Expected MODEL_CLASS=DATA_CLASS, or a YAML file of such pairs.") from None
-        entries = parse(content, text)
-        if not isinstance(entries, Mapping) or not all(new is None or isinstance(new, str) for new in entries.values()):
-            raise DataError(f"{text}: expected one entry `class of the model: class of the data` per class.")
-        mapping |= {str(old): new for old, new in entries.items()}
-    return mapping
