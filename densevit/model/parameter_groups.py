@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from densevit.errors import ConfigError, PluginError
+from densevit.grouping import grouped
 from densevit.model.dense import DenseModel
 from densevit.model.parameter_patterns import matching
 
@@ -28,11 +29,11 @@ class ParameterRate(NamedTuple):
 
 def parameter_groups(rates: Sequence[ParameterRate]) -> list[dict[str, Any]]:
     """Groups trained parameters by learning rate, weight decay and options. Raises ConfigError if all are frozen."""
-    groups: dict[tuple[tuple[str, Any], ...], list[nn.Parameter]] = {}
-    for rate in rates:
-        if rate.lr is not None:
-            options = {"lr": rate.lr, "weight_decay": rate.weight_decay, **rate.options}
-            groups.setdefault(tuple(options.items()), []).append(rate.parameter)
+    groups = grouped(
+        (tuple({"lr": rate.lr, "weight_decay": rate.weight_decay, **rate.options}.items()), rate.parameter)
+        for rate in rates
+        if rate.lr is not None
+    )
     if not groups:
         raise ConfigError(
             "backbone.freeze, heads: all parameters are frozen; at least one must be trained. Fix: freeze fewer layers."

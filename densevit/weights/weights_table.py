@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from densevit.errors import counted
+from densevit.grouping import grouped
 from densevit.terminal import table
 from densevit.weights.state_dict_loading import WARNING, StateDictMatch, shown
 
@@ -38,9 +39,7 @@ def weights_line(fit: StateDictMatch) -> str:
 
 def _rows(fit: StateDictMatch) -> Iterator[tuple[str, int, str]]:
     yield "loaded", fit.loaded, ""
-    changes: dict[str, list[str]] = {}
-    for name, before, after, how in fit.adapted:
-        changes.setdefault(f"{shown(before)} -> {shown(after)}, {how}", []).append(name)
+    changes = grouped((f"{shown(before)} -> {shown(after)}, {how}", name) for name, before, after, how in fit.adapted)
     for change, names in changes.items():
         yield "adapted", len(names), f"{listed(names)}: {change}"
     for what, reasons in (("zeros", fit.zeros), ("left out", fit.ignored_keys), ("initialised", fit.initialised)):

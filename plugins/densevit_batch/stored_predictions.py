@@ -4,7 +4,6 @@ import json
 import operator
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, takewhile
@@ -20,6 +19,7 @@ from densevit.data.io.label_files import read_label
 from densevit.data.io.map_files import MapFiles, SupportsAnnotationFile
 from densevit.data.io.text_files import read_json
 from densevit.errors import ConfigError, DataError, PluginError, one_line
+from densevit.grouping import grouped
 from densevit.interfaces import Batch, Dataset, Predictions, Targets, TargetType, Transforms
 from densevit.model import InferenceModel
 from densevit.targets.image_classes import LISTED
@@ -183,9 +183,7 @@ def match_files(names: Sequence[str], files: Sequence[str]) -> np.ndarray:
     Of several files of a name, the one with the most equal parent folders matches; none on a tie. A file with several
     names matches the names with the most equal parent folders.
     """
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for row, file in enumerate(files):
-        by_name[os.path.basename(file)].append(row)
+    by_name = grouped((os.path.basename(file), row) for row, file in enumerate(files))
     rows, depths, most = np.full(len(names), -1), np.zeros(len(names), int), np.zeros(len(files) + 1, int)
     for index, name in enumerate(names):
         equal = {row: _equal_parts(name, files[row]) for row in by_name.get(os.path.basename(name), ())}

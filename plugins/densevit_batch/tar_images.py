@@ -1,17 +1,19 @@
 """The images in a tar: one pass over the headers lists them."""
 
 import os
+import re
 import tarfile
-from collections import defaultdict
 from collections.abc import Mapping
 
 from densevit.data.datasets.pair_paths import LABELS
 from densevit.data.io.file_errors import naming_file
 from densevit.data.io.tar_members import TarMember
 from densevit.errors import DataError, counted, warn_once
+from densevit.grouping import grouped
 from densevit.paths import check_unpacked
 
 _JPEG = (".jpg", ".jpeg")
+_SAMPLE = re.compile(r"\.[^/]*\Z")  # what follows the name of a sample, from the first dot of the file's name on
 
 
 def find_members(path: str, suffixes: tuple[str, ...]) -> dict[str, TarMember]:
@@ -39,10 +41,7 @@ def without_labels(tar: str, members: Mapping[str, TarMember]) -> dict[str, TarM
     """The images of a tar without label maps: files whose names are equal up to the first dot are one sample, as in
     WebDataset. Its label maps are lossless files beside a JPEG, or with more suffixes than another file: a.png of
     a.jpg, a.seg.png of a.png. Warns of them."""
-    samples = defaultdict[str, list[str]](list)  # by folder and name up to the first dot
-    for name in members:
-        folder, _, base = name.rpartition("/")
-        samples[f"{folder}/{base.partition('.')[0]}"].append(name)
+    samples = grouped((_SAMPLE.sub("", name), name) for name in members)  # by folder and name up to the first dot
     labels = list[str]()
     for names in samples.values():
         fewest, has_jpeg = min(name.count(".") for name in names), any(name.lower().endswith(_JPEG) for name in names)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from densevit.grouping import grouped
 from densevit.layers.fast.hardware import supports_bf16
 from densevit.layers.precision import autocast_off, keep_state_types
 from densevit_optimizers.torch_optimizers import AdamW, Decay
@@ -94,9 +95,7 @@ class Muon(AdamW):
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
-        by_shape: dict[torch.Size, list[int]] = {}
-        for i, parameter in enumerate(trained):
-            by_shape.setdefault(parameter.shape, []).append(i)
+        by_shape = grouped((parameter.shape, i) for i, parameter in enumerate(trained))
         for shape, indices in by_shape.items():
             x = torch.stack([updates[i] for i in indices]).flatten(2)  # (N, R, C)
             rate = group["lr"] * _RMS * max(x.shape[1:]) ** 0.5

@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 
 from densevit.channels import RGB, Channels
 from densevit.data.sample_checks import check_image
+from densevit.grouping import grouped
 from densevit.interfaces import Batch, Sample
 from densevit.layers.padding import padded
 
@@ -244,9 +245,7 @@ class EvaluationBatches(Sampler[list[SampleKey]]):
         if sizes is None:
             batches = [[index] for index in range(length)]
         else:
-            groups: dict[tuple[int, int], list[int]] = {}
-            for index, (height, width) in enumerate(sizes.tolist()):
-                groups.setdefault((height, width), []).append(index)
+            groups = grouped((tuple(size), index) for index, size in enumerate(sizes.tolist()))
             batches = [
                 members[i : i + batch_size]
                 for _, members in sorted(groups.items(), key=lambda group: -group[0][0] * group[0][1])

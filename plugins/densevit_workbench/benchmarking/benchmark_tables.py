@@ -6,6 +6,7 @@ from typing import Any
 from densevit.errors import counted
 from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import by_head
+from densevit.grouping import grouped
 from densevit.reporting.html_page import Cell, Heading, KeyValues, PageElement, Table, Text
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.digest import comparable, differing
@@ -109,9 +110,7 @@ def _rates(results: Results, trained: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _shared(values: Mapping[str, str], separator: str = "; ") -> str:
     """The value that all names share; if values differ, each value with its names."""
-    names: dict[str, list[str]] = {}
-    for name, value in values.items():
-        names.setdefault(value, []).append(name)
+    names = grouped((value, name) for name, value in values.items())
     if len(names) < 2:
         return "".join(names)
     return separator.join(f"{value} ({', '.join(group)})" for value, group in names.items())

@@ -13,7 +13,7 @@ from densevit.data.datasets.depth_range import other_units
 from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
 from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
-from densevit_workbench.doctor.findings import Finding, Findings
+from densevit_workbench.doctor.findings import REPLACE, Finding, Findings, Severity
 from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
 from densevit_workbench.doctor.target_measures import KNOWN_VALUES
 
@@ -25,18 +25,20 @@ SATURATED, CLIPPED = 0.01, 0.05  # shares of an image's pixels
 TINY = 8.0  # pixels of the model's input
 OTHER_SIZE = 4.0  # ratio of the objects' sizes in two splits
 _MOST_PAIRS = 1000
+CORRECT = "Correct the values or data.transforms: training would stop at these images."
 
 
 def check_split(split: SplitStatistics, findings: Findings, conversion: str) -> None:
     """Reports unusual properties of one split. conversion: the command that converts the data set to a new folder."""
-    problems = [summary.problem for summary in split.summaries if summary.problem]
-    fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
-    findings.report("error", "unreadable images", problems, fix, of=split.opened)
+    problems = [summary.problem for summary in split.summaries]
     wrong = [text for summary in split.summaries for text in summary.wrong]
-    findings.report("error", "invalid samples", wrong, "Correct the data set's values.", of=split.opened)
-    failures = [summary.failure for summary in split.summaries if summary.failure]
-    fix = "Correct the values or data.transforms: training would stop at these images."
-    findings.report("error", "images on which the training transform fails", failures, fix)
+    failures = [summary.failure for summary in split.summaries]
+    for title, texts, fix, of in (
+        ("unreadable images", problems, REPLACE, split.opened),
+        ("invalid samples", wrong, "Correct the data set's values.", split.opened),
+        ("images on which the training transform fails", failures, CORRECT, None),
+    ):
+        findings.report("error", title, [*filter(None, texts)], fix, of=of)
     _classes(split, findings, conversion)
     _labelled_classes(split, findings)
     _unlike_maps(split, findings)
@@ -220,22 +222,28 @@ def check_across_splits(
         for summary in measured.summaries
         if summary.digest
     ]
-    groups = identical(images)
-    crossing = [group for group in groups if len({image.split for image in group}) > 1]
-    within = [group for group in groups if len({image.split for image in group}) == 1]
-    fix = "Remove them from one split: metrics would include training images."
-    texts = [_listed(group) for group in crossing]
-    findings.report("error", "identical images in several splits", texts, fix, of=len(images))
-    texts = [_listed(group) for group in within]
-    fix = "Remove all but one: they are weighted several times in training, and their annotations may differ."
-    findings.report("warning", "identical images in one split", texts, fix, of=len(images))
-    pairs = list(islice(nearly_identical(images), _MOST_PAIRS))
-    texts = [_listed(pair) for pair in pairs if pair[0].split != pair[1].split]
-    fix = "Check them: copies of another size or quality, or neighbouring video frames, make the metrics too good."
-    findings.report("warning", "nearly identical images in several splits", texts, fix, of=len(images))
-    texts = [_listed(pair) for pair in pairs if pair[0].split == pair[1].split]
-    fix = "Duplicates teach nothing new; frames of one video teach little."
-    findings.report("note", "nearly identical images in one split", texts, fix, of=len(images))
+    groups, pairs = identical(images), list(islice(nearly_identical(images), _MOST_PAIRS))
+    cases: tuple[tuple[Severity, str, Sequence[Sequence[HashedImage]], bool, str], ...] = (
+        (
+            *("error", "identical images in several splits", groups, True),
+            "Remove them from one split: metrics would include training images.",
+        ),
+        (
+            *("warning", "identical images in one split", groups, False),
+            "Remove all but one: they are weighted several times in training, and their annotations may differ.",
+        ),
+        (
+            *("warning", "nearly identical images in several splits", pairs, True),
+            "Check them: copies of another size or quality, or neighbouring video frames, make the metrics too good.",
+        ),
+        (
+            *("note", "nearly identical images in one split", pairs, False),
+            "Duplicates teach nothing new; frames of one video teach little.",
+        ),
+    )
+    for severity, title, alike, crosses, fix in cases:
+        texts = [_listed(group) for group in alike if _crosses_splits(group) == crosses]
+        findings.report(severity, title, texts, fix, of=len(images))
     return findings.items[before:]
 
 
@@ -243,8 +251,12 @@ def _name(files: Sequence[str], split: SplitStatistics, index: int, name: str) -
     return files[index] if len(files) == split.images else name
 
 
+def _crosses_splits(group: Sequence[HashedImage]) -> bool:
+    return len({image.split for image in group}) > 1
+
+
 def _listed(group: Sequence[HashedImage]) -> str:
-    several = len({image.split for image in group}) > 1
+    several = _crosses_splits(group)
     return " = ".join(f"{image.split}: {image.name}" if several else image.name for image in group[:4]) + (
         f" = ... ({len(group)} in all)" if len(group) > 4 else ""
     )

@@ -82,11 +82,20 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
     """
     names, counts = np.unique(read.file_names, return_counts=True)
     twice = [f"{names[i].decode()}: {counts[i]} entries" for i in np.flatnonzero(counts > 1)]
-    fix_rotated = "The boxes around them are used, and as masks the rotated rectangles."
-    rotated = [f"annotation {identifier}" for identifier in read.ids[read.rotated]]
-    findings.report("note", "rotated boxes (attributes.rotation)", rotated, fix_rotated, of=len(read.boxes))
-    fix = "Merge their annotations into one entry: now each entry trains the objects of the others as background."
-    findings.report("warning", "image files with several entries", twice, fix, of=len(read))
+    findings.report(
+        "note",
+        "rotated boxes (attributes.rotation)",
+        [f"annotation {identifier}" for identifier in read.ids[read.rotated]],
+        "The boxes around them are used, and as masks the rotated rectangles.",
+        of=len(read.boxes),
+    )
+    findings.report(
+        "warning",
+        "image files with several entries",
+        twice,
+        "Merge their annotations into one entry: now each entry trains the objects of the others as background.",
+        of=len(read),
+    )
     if not len(read.boxes):
         return
     rows, limits = read.images, read.limits()
@@ -113,17 +122,27 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
         f"{out} Were images resized, or width and height exchanged?",
         np.flatnonzero(away),
     )
-    fix = "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2 instead of x, y, w, h?"
-    report("boxes partly outside of their image", fix, np.flatnonzero(partly))
+    report(
+        "boxes partly outside of their image",
+        "They are clipped in training. Were images resized? Or are boxes x1, y1, x2, y2 instead of x, y, w, h?",
+        np.flatnonzero(partly),
+    )
     table = np.column_stack([read.iscrowd, rows, read.labels, read.boxes])
     order = np.lexsort(table.T[::-1])
     doubled = np.sort(order[1:][(table[order[1:]] == table[order[:-1]]).all(axis=1)])
     doubled = doubled[~read.iscrowd[doubled]]
-    fix = "Remove all but one: each is an object for the loss, and in evaluation all but one are missed."
-    report("duplicate boxes (same image, class and box)", fix, doubled)
+    report(
+        "duplicate boxes (same image, class and box)",
+        "Remove all but one: each is an object for the loss, and in evaluation all but one are missed.",
+        doubled,
+    )
     if len(rows) > 1 and (high <= 1 + 1e-6).all():
-        fix = "Multiply them by the images' width and height: COCO's boxes are in pixels."
-        report("boxes within 0 ... 1, as if relative to the image", fix, np.arange(len(rows)), "error")
+        report(
+            "boxes within 0 ... 1, as if relative to the image",
+            "Multiply them by the images' width and height: COCO's boxes are in pixels.",
+            np.arange(len(rows)),
+            "error",
+        )
 
 
 def _examine_reading(dataset: Coco, unclear: Sequence[int], opened: int, findings: Findings) -> None:

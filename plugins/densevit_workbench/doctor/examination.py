@@ -3,12 +3,10 @@
 import contextlib
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from densevit import registry
 from densevit.config import DataSection
@@ -34,8 +32,8 @@ from densevit_workbench.doctor.findings import Finding, Findings, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords, built_without_invalid_records, unwrapped
 from densevit_workbench.doctor.mask_examination import all_have_masks
 from densevit_workbench.doctor.next_command import next_commands
-from densevit_workbench.doctor.source import ExaminedSource, find_source
-from densevit_workbench.doctor.split_statistics import split_statistics
+from densevit_workbench.doctor.source import find_source
+from densevit_workbench.doctor.split_statistics import SplitStatistics, split_statistics
 from densevit_workbench.doctor.training_cost import training_cost
 
 IMAGES = 500  # to open per split by default
@@ -84,18 +82,18 @@ def doctor(
             _examine_split(data, split, built, images, findings, diagnosis, track)
             files[split] = findings.files
         diagnosis.findings += [replace(finding, split=split) for finding in findings.items]
-    _compare(data, diagnosis, files)
+    findings = Findings()
+    _compare(data, diagnosis.splits, files, findings)
     if "train" in diagnosis.splits:
         _augment(data, diagnosis)
         if resolved.config is not None:
-            _count_cost(resolved, data, diagnosis)
+            diagnosis.cost = training_cost(resolved.config, data, diagnosis.splits["train"].sizes, findings)
         if resolved.recognised:
             train = unwrapped(data.train)
             masks = isinstance(train, Coco) and all_have_masks(train)
             commands = [*next_commands(resolved.recognised, overrides, diagnosis.splits["train"], masks)]
-            findings = Findings()
             findings.report("note", "recipes that can be trained on this data", commands)
-            diagnosis.findings += findings.items
+    diagnosis.findings += findings.items
     diagnosis.findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.split != "train", finding.split))
     if page is not None:
         diagnosis.write_page(page)
@@ -218,23 +216,29 @@ def _transform(data: DataSplits, findings: Findings) -> TrainingTransform | None
         return None
 
 
-def _compare(data: DataSplits, diagnosis: Diagnosis, files: dict[str, list[str]]) -> None:
+def _compare(
+    data: DataSplits, splits: Mapping[str, SplitStatistics], files: Mapping[str, Sequence[str]], findings: Findings
+) -> None:
     """Adds findings about images in several splits, and about different classes or labels."""
-    findings = Findings()
-    checks.check_across_splits(diagnosis.splits, files, findings)
-    if {"train", data.section.val_split} <= diagnosis.splits.keys():
+    checks.check_across_splits(splits, files, findings)
+    if {"train", data.section.val_split} <= splits.keys():
         try:
             class_order(data.train.classes, data.val.classes, data.section.val_split)
         except DataError as error:
             findings.report("error", "the splits have different classes", [str(error)])
-        train, val = diagnosis.splits["train"], diagnosis.splits[data.section.val_split]
-        fix = "Label both, or leave the head out."
-        findings.report("warning", "only one split is labelled", checks.differing_classes(train, val), fix)
-        fix = "Validate on images like those of the training, of the same source and cut in the same way."
+        train, val = splits["train"], splits[data.section.val_split]
         findings.report(
-            "warning", "the splits have objects of different sizes", checks.differing_sizes(train, val), fix
+            "warning",
+            "only one split is labelled",
+            checks.differing_classes(train, val),
+            "Label both, or leave the head out.",
         )
-    diagnosis.findings += findings.items
+        findings.report(
+            "warning",
+            "the splits have objects of different sizes",
+            checks.differing_sizes(train, val),
+            "Validate on images like those of the training, of the same source and cut in the same way.",
+        )
 
 
 def _augment(data: DataSplits, diagnosis: Diagnosis) -> None:
@@ -243,11 +247,3 @@ def _augment(data: DataSplits, diagnosis: Diagnosis) -> None:
     valid = [image.index for image in summaries if not (image.problem or image.wrong or image.failure)]
     with contextlib.suppress(DensevitError):  # already reported as a finding
         diagnosis.samples = list(augmented_samples(data.train, data.config_transform, valid))
-
-
-def _count_cost(source: ExaminedSource, data: DataSplits, diagnosis: Diagnosis) -> None:
-    assert source.config is not None
-    findings = Findings()
-    sizes = diagnosis.splits["train"].sizes if diagnosis.splits else np.zeros((0, 2))
-    diagnosis.cost = training_cost(source.config, data, sizes, findings)
-    diagnosis.findings += findings.items

@@ -9,6 +9,7 @@ import numpy as np
 from densevit.errors import DataError, UnreadableFileError
 
 EXAMPLES = 5  # examples of a finding
+REPLACE = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
 
 Severity = Literal["error", "warning", "note"]
 
@@ -84,7 +85,7 @@ class Findings:
         for rule, messages in by_rule.items():
             fix = "Each message names its fix." if all("Fix: " in message for message in messages) else ""
             if rule == "unreadable files":
-                fix = "Replace or remove them; data.on_error=skip leaves unreadable images out in training."
+                fix = REPLACE
             self.report("error", rule, messages, fix, of=of)
 
 

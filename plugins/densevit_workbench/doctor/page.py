@@ -63,7 +63,11 @@ def sections(
         counts = [rows.INVENTORY_COLUMNS, *rows.inventory_rows(inventories)]
         contents.insert(2, PageSection("Found, used and left out", [text_table(counts)]))
     if readings:
-        contents.insert(1, PageSection("Upright or stored boxes", _readings(readings)))
+        note = Text(
+            "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
+            "data.boxes=stored. Choose the reading with the boxes on their objects."
+        )
+        contents.insert(1, PageSection("Upright or stored boxes", [note, _images(readings)]))
     if samples:
         note = Text("Training images as the model gets them. Maps called prediction are the targets.")
         contents.append(PageSection("Augmented samples", [note, _images(samples)]))
@@ -77,8 +81,8 @@ def sections(
 
 
 def _finding(finding: Finding) -> PageElement:
-    more = [finding.truncation_note] if finding.truncation_note else []
-    return FindingPart(finding.severity, finding.heading, [*finding.examples, *more], finding.fix)
+    entries = [*finding.examples, *filter(None, [finding.truncation_note])]
+    return FindingPart(finding.severity, finding.heading, entries, finding.fix)
 
 
 def _class_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
@@ -111,14 +115,6 @@ def _charts(splits: rows.Splits) -> list[SvgPlot]:
                 median = f"median {np.median(values[np.isfinite(values)]):.4g}"
                 drawn.append(SvgPlot(f"{split}, {title}", histogram(values), median))
     return drawn
-
-
-def _readings(readings: Samples) -> list[PageElement]:
-    text = (
-        "Photos that EXIF rotates, with the boxes of the json: left with data.boxes=upright, right with "
-        "data.boxes=stored. Choose the reading with the boxes on their objects."
-    )
-    return [Text(text), _images(readings)]
 
 
 def _images(samples: Samples) -> Grid:

@@ -59,16 +59,8 @@ def inventory_rows(inventories: Inventories) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for split, split_inventories in inventories.items():
         for inventory in split_inventories:
-            rows.append(
-                (
-                    split,
-                    inventory.noun,
-                    f"{inventory.total:,}",
-                    f"{inventory.used:,}",
-                    f"{inventory.total - inventory.used:,}",
-                    "",
-                )
-            )
+            counts = inventory.total, inventory.used, inventory.total - inventory.used
+            rows.append((split, inventory.noun, *(f"{count:,}" for count in counts), ""))
             rows += [("", "", "", "", f"{len(names):,}", reason) for reason, names in inventory.skipped.items()]
     return rows
 

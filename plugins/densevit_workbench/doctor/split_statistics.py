@@ -79,15 +79,19 @@ def split_statistics(
     samples = Summaries(dataset, indices, transform, MOST_TRANSFORMED)
     summaries = list(track(read_summaries(samples), f"Opening images of {split}", len(indices)))
     readable = [summary for summary in summaries if not summary.problem]
-    sizes = _sizes(dataset, readable)
-    statistics = SplitStatistics(
-        split, len(dataset), tuple(dataset.provides), sizes, summaries=summaries, channels=dataset.channels
-    )
-    statistics.measures = _joined([summary.measures for summary in readable])
-    statistics.inputs = _joined([summary.inputs for summary in readable])
     counts = dataset.object_counts()
     objects = [summary.objects for summary in readable if summary.objects is not None]
-    statistics.objects = counts if counts is not None else np.array(objects) if objects else None
+    statistics = SplitStatistics(
+        split,
+        len(dataset),
+        tuple(dataset.provides),
+        _sizes(dataset, readable),
+        objects=counts if counts is not None else np.array(objects) if objects else None,
+        measures=_joined([summary.measures for summary in readable]),
+        inputs=_joined([summary.inputs for summary in readable]),
+        summaries=summaries,
+        channels=dataset.channels,
+    )
     types = TargetTypes.of(dataset)
     for key in {key: None for summary in readable for key in summary.counts}:
         total = np.sum([summary.counts[key] for summary in readable if key in summary.counts], axis=0)

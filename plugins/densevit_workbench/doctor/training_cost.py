@@ -107,7 +107,6 @@ def _counted(
     try:
         cost = model_cost(model, size)
     except Exception as error:  # from a third party's module
-        text = f"{type(error).__name__}: {error}"
-        findings.report("note", "the cost cannot be counted", [text])
+        findings.report("note", "the cost cannot be counted", [f"{type(error).__name__}: {error}"])
         return None
     return TrainingCost(size, cost.parameters, cost.trained_parameters, cost.multiply_adds, budget)

@@ -1,6 +1,6 @@
 """Reads COCO data sets, for new splits, merged classes or the common layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from densevit.data.datasets.image_files import existing_files
 from densevit.data.datasets.rotated_boxes import rotation_of
 from densevit.data.io.folders import files_below
 from densevit.errors import DataError, UnreadableFileError
+from densevit.grouping import grouped
 from densevit.registry.plugin_options import shown
 from densevit_workbench.interchange.annotated import (
     TO_CONVERT,
@@ -59,7 +60,9 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
         folder = files.image_folder(file_names)
         paths = [folder / name for name in existing_files(folder, file_names, file, outside_paths=True)[0]]
         splits[split] = []
-        for image, path, records in _rows(document, paths):
+        by_image = grouped((record["image_id"], record) for record in document.get("annotations") or ())
+        for image, path in zip(document["images"], paths, strict=True):
+            records = by_image.get(image["id"], [])
             wanted.append(path)
             skipped += [image["file_name"]] * len(records)
             with faults.collecting():
@@ -84,17 +87,6 @@ def read_coco(source: Path, faults: Faults, channels: Channels | None = None) ->
     ids = sorted(classes)
     names = tuple(classes[file_id] for file_id in ids)
     return Annotated(names, splits, tuple(ids), inventories=(*inventories, objects))
-
-
-def _rows(
-    document: Mapping[str, Any], paths: Sequence[Path]
-) -> Iterator[tuple[Mapping[str, Any], Path, list[Mapping[str, Any]]]]:
-    """Yields each image of a json, its path and its annotations."""
-    records: dict[Any, list[Mapping[str, Any]]] = {}
-    for record in document.get("annotations") or ():
-        records.setdefault(record["image_id"], []).append(record)
-    for image, path in zip(document["images"], paths, strict=True):
-        yield image, path, records.get(image["id"], [])
 
 
 def _split_files(source: Path) -> dict[str, SplitFiles]:

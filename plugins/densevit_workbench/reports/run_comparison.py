@@ -11,6 +11,7 @@ from densevit.config.yaml_io import parse
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metric_order import sign
+from densevit.grouping import grouped
 from densevit.reporting import plots, run_files, run_report
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
@@ -133,10 +134,7 @@ def best_positions(
     One position per group of folders that were evaluated on the same data (or several if equal); none if no folder
     lists which metrics are errors.
     """
-    groups: dict[str, list[int]] = {}
-    for n, section in enumerate(data):
-        if section is not None:
-            groups.setdefault(str(sorted(section.items())), []).append(n)
+    groups = grouped((str(sorted(section.items())), n) for n, section in enumerate(data) if section is not None)
     known_errors = [tables_file.read_lower_is_better(run) for run in runs]
     lower = {metric for errors in known_errors for metric in errors or ()}
     compared = any(errors is not None for errors in known_errors)
