@@ -2,12 +2,9 @@
 
 import gc
 import hashlib
-import multiprocessing
 import os
-import runpy
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -241,47 +238,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         return site
 
     return install
-
-
-def run_file(file: str, rank: int, folder: Path) -> None:
-    """One of the processes of `run_processes`."""
-    import torch
-    from lightning_utilities.core.rank_zero import rank_zero_only
-
-    torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
-    rank_zero_only.rank = rank
-    os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    sys.argv = [file, str(rank), str(folder)]
-    sys.stderr = (folder / f"errors-{rank}").open("w", buffering=1)
-    runpy.run_path(file, run_name="__main__")
-
-
-@pytest.fixture(scope="session")
-def run_processes() -> Callable[..., None]:
-    """`run_processes(file, count, folder)` runs a test file as `file RANK FOLDER` in `count` processes.
-
-    On Linux they are forks, which do not import torch again.
-    """
-
-    def run_processes(file: str, count: int, folder: Path) -> None:
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        processes = [context.Process(target=run_file, args=(file, rank, folder)) for rank in range(count)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(600)
-        errors = [(folder / f"errors-{rank}").read_text() for rank in range(count)]
-        assert [process.exitcode for process in processes] == [0] * count, "\n".join(errors)
-
-    return run_processes
-
-
-@pytest.fixture(scope="session")
-def free_port() -> int:
-    """A TCP port that is free on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

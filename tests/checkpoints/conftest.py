@@ -10,6 +10,7 @@ import pytest
 from densevit.interfaces import CheckpointLayout
 from densevit.layouts import finding
 from tests.checkpoints.hub_server import HubServer, hub_server
+from tests.training.process_groups import free_port
 
 
 def use(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +38,12 @@ def hub(tmp_path: Path, environment: Callable[..., None], monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def no_hub(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address that the library asks; it refuses connections, and waiting to try again fails the test."""
-    use(f"http://127.0.0.1:{free_port}", tmp_path / "cache", monkeypatch)
+    address = f"http://127.0.0.1:{free_port()}"
+    use(address, tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
-    return f"http://127.0.0.1:{free_port}"
+    return address
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Losses and gradients of a batch split over two processes equal those of one process."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from densevit_heads.box_query_detr.extensions import Extensions
 from densevit_heads.detr import Detr
 from densevit_heads.mask2former import Mask2FormerInstance
 from densevit_heads.mask2former.pixel_decoder import MaskTransformer, PixelDecoderOptions
+from tests.training.process_groups import in_two_processes, linux
 
 SHARES = [[0, 1, 3], [2]]  # images of each process; the second has no object
 CASES: dict[str, tuple[dict[str, Any], list[int]]] = {  # the head's options, and objects an image
@@ -127,13 +127,14 @@ def run_process(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, run_processes) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
     """Losses and gradients of each case after both processes have run."""
     folder = tmp_path_factory.mktemp("processes")
-    run_processes(__file__, len(SHARES), folder)
+    in_two_processes(lambda rank: run_process(rank, folder), folder)
     return torch.load(folder / "0.pt")
 
 
+@linux
 @pytest.mark.integration
 @pytest.mark.parametrize("case", [*CASES, *MAPS])
 def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict[str, Tensor]]]):
@@ -142,10 +143,6 @@ def test_two_processes_match_one(case: str, shared: dict[str, tuple[Tensor, dict
     torch.testing.assert_close(shared_losses, losses, rtol=1e-5, atol=1e-6)
     assert set(shared_gradients) == set(gradients)
     torch.testing.assert_close(shared_gradients, gradients, rtol=1e-4, atol=1e-6)
-
-
-if __name__ == "__main__":
-    run_process(int(sys.argv[1]), Path(sys.argv[2]))
 
 
 def test_a_copy_is_used_until_the_tensor_is_changed_in_place():
