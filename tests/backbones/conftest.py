@@ -1,37 +1,12 @@
-"""Fixtures for backbone tests: randomised weights, and comparison of features and gradients."""
+"""Fixtures for backbone tests: comparison of features and gradients."""
 
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Features = Callable[[Tensor], Sequence[Tensor]]
-
-
-def _randomise(module: nn.Module) -> None:
-    for name, parameter in module.named_parameters():
-        if parameter.ndim == 1 and name.endswith("weight"):  # a norm's
-            nn.init.normal_(parameter, 1.0, 0.3)
-        elif parameter.ndim == 1:
-            nn.init.normal_(parameter, 0.0, 0.3)
-        elif name.endswith("relative_position_bias_table"):
-            nn.init.normal_(parameter, 0.0, 1.5)
-        elif any(word in name for word in ("pos_embed", "position_embeddings", "position_table", "_token")):
-            nn.init.normal_(parameter, 0.0, 1.0)
-        else:
-            nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            nn.init.normal_(buffer, 0.0, 0.3)
-        elif name.endswith("running_var"):
-            nn.init.uniform_(buffer, 0.5, 2.0)
-
-
-@pytest.fixture(scope="session")
-def randomise() -> Callable[[nn.Module], None]:
-    """Randomises parameters and statistics so that errors become visible."""
-    return _randomise
 
 
 def _assert_equal_features(ours: Features, reference: Features, images: Tensor) -> None:

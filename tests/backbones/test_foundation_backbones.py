@@ -2,8 +2,10 @@
 
 import torch
 
+from tests.random_weights import randomise
 
-def test_feature_norm_is_the_final_norm_of_each_map(randomise):
+
+def test_feature_norm_is_the_final_norm_of_each_map():
     """The last map is timm's `forward_features`; the others are the raw maps, normalised by hand."""
     import timm
 

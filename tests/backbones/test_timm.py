@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.weights.state_dict_io import read_header
+from tests.random_weights import randomise
 
 if TYPE_CHECKING:
     from densevit_backbones.timm import Timm
@@ -22,7 +23,7 @@ def create(**options) -> "Timm":
 # ---- sizes ----
 
 
-def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
+def test_network_that_crops_gets_padded_input_and_cropped_maps():
     import timm
 
     backbone = create(model="convnext_atto").eval()
@@ -40,7 +41,7 @@ def test_network_that_crops_gets_padded_input_and_cropped_maps(randomise):
         torch.testing.assert_close(x, y[..., : x.shape[2], : x.shape[3]])
 
 
-def test_fixed_size_model_resizes_larger_and_pads_smaller_images(randomise):
+def test_fixed_size_model_resizes_larger_and_pads_smaller_images():
     backbone = create(model="levit_128s", image_size=[64, 128]).eval()
     randomise(backbone)
     assert backbone.input_size == (64, 128)

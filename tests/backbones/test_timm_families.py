@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.random_weights import randomise
+
 if TYPE_CHECKING:
     from densevit_backbones.timm import Timm
 
@@ -29,7 +31,7 @@ FAMILIES = [  # whether its input size is fixed, and which of its maps are resam
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("name", "model_args", "strides", "fixed", "resampled"), FAMILIES, ids=lambda x: str(x)[:20])
-def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, fixed, resampled, randomise):
+def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, fixed, resampled):
     from densevit_backbones.timm import Timm
 
     backbone = Timm(name, image_size=64, model_args=model_args).eval()

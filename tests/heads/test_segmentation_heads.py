@@ -12,6 +12,7 @@ from densevit_heads.upernet import UPerNet
 from densevit_heads.upernet.transformers_checkpoints import SWIN
 from tests.gradient_comparison import assert_same_with_gradients
 from tests.heads.padded_batch import CLASSES, make_features, no_padding, perturbed
+from tests.random_weights import randomise
 
 FIVE = [Class(f"class {i}", i, (0, 0, 0)) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 20, 28), (4, 8, 16, 32)
@@ -25,16 +26,9 @@ def upernet_pair() -> tuple[nn.Module, nn.Module, UPerNet]:
     from densevit_checkpoints.key_mapping import translate
 
     config = UperNetConfig(hidden_size=24, auxiliary_channels=16, num_labels=5)
-    theirs, auxiliary = UperNetHead(config, CHANNELS), UperNetFCNHead(config, CHANNELS)
+    theirs, auxiliary = (randomise(kind(config, CHANNELS)) for kind in (UperNetHead, UperNetFCNHead))
     state = {f"decode_head.{key}": x for key, x in theirs.state_dict().items()}
     state |= {f"auxiliary_head.{key}": x for key, x in auxiliary.state_dict().items()}
-    for name, tensor in state.items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point() and tensor.ndim == 1:
-            tensor.normal_(1.0 if name.endswith("weight") else 0.0, 0.3)
-        elif tensor.is_floating_point():
-            tensor.normal_(0, tensor[0].numel() ** -0.5)
     ours = UPerNet(CHANNELS, STRIDES, FIVE, width=24, auxiliary_width=16, dropout=0.0)
     renamed = translate(state, SWIN).tensors
     ours.load_state_dict({key.removeprefix("heads.segmentation."): x for key, x in renamed.items()})

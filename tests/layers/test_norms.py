@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from densevit.layers import norms as plain
 from densevit.layers.fast import conv_norm as fast
 from densevit.layers.norms import FrozenBatchNorm2d, GroupNorm
+from tests.random_weights import randomise
 
 
 def test_group_norm_is_torch_s_to_the_last_bit():
@@ -36,10 +37,7 @@ CASES: dict[str, tuple[Callable[[], nn.Conv2d], int]] = {
 
 
 def frozen_and_torchs() -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:
-    torchs = nn.BatchNorm2d(6).eval()
-    for x in (torchs.weight, torchs.bias, torchs.running_mean):
-        nn.init.normal_(x)  # type: ignore[arg-type]  # a tensor
-    nn.init.uniform_(torchs.running_var, 0.1, 3)  # type: ignore[arg-type]  # as above
+    torchs = randomise(nn.BatchNorm2d(6)).eval()
     frozen = FrozenBatchNorm2d(6)
     frozen.load_state_dict(torchs.state_dict())
     return frozen, torchs

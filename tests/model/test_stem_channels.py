@@ -7,9 +7,9 @@ import densevit
 from densevit import registry
 from densevit.channels import RGB, Channels
 from densevit.config import BackboneSection
-from densevit.interfaces import Backbone
 from densevit.model import backbone_from
 from densevit.model.stem_channels import adapted, adapted_state
+from tests.random_weights import randomise
 
 FAMILIES = {
     "vit": {"variant": "nano", "image_size": 64},
@@ -42,14 +42,6 @@ def _section(family: str, names: tuple[str, ...] = RGB.names) -> BackboneSection
     return BackboneSection(name=name, channels=channels, **normalisation, **FAMILIES[family])
 
 
-def _randomised(backbone: Backbone) -> Backbone:
-    with torch.no_grad():
-        for value in backbone.state_dict().values():
-            if value.is_floating_point():
-                value.uniform_(0.1, 0.4) if value.ndim < 2 else value.normal_(std=0.1)
-    return backbone.eval()
-
-
 @pytest.mark.parametrize("family", INSTALLED)
 def test_every_family_takes_any_channels(family):
     torch.manual_seed(0)
@@ -58,7 +50,7 @@ def test_every_family_takes_any_channels(family):
     three = backbone_from(_section(family))
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), three.state_dict().values(), strict=True))
     for names in (("grey",), (*NIR, "swir")):
-        backbone = _randomised(backbone_from(_section(family, names)))
+        backbone = randomise(backbone_from(_section(family, names))).eval()
         images = torch.rand(2, len(names), 64, 96, requires_grad=True)
         features = backbone(images)
         assert [x.shape[1] for x in features] == [*backbone.channels]
@@ -69,7 +61,7 @@ def test_every_family_takes_any_channels(family):
 @pytest.mark.parametrize("family", ["vit", "swin", "resnet, deep stem", "timm, lite"])
 def test_a_grey_image_has_the_same_features_after_adapting(family):
     """Of an image with equal channels, with RGB's filters kept (of four channels), or none (of two)."""
-    source = _randomised(backbone_from(_section(family)))
+    source = randomise(backbone_from(_section(family))).eval()
     grey = torch.rand(1, 1, 64, 96)
     expected = source(grey.expand(-1, 3, -1, -1))
     for names in (NIR, ("near", "far")):

@@ -14,7 +14,8 @@ from densevit_papers.non_local import NonLocal, NonLocalBlock
 from densevit_papers.sagan import SelfAttention, SelfAttentionBlock
 from densevit_papers.sasa import LocalAttention, StandAlone
 from tests.backbones.references import stage_maps
-from tests.papers.small_models import neighbours, randomise
+from tests.papers.small_models import neighbours
+from tests.random_weights import randomise
 
 
 @pytest.mark.integration

@@ -13,7 +13,7 @@ from densevit_checkpoints.key_mapping import describe, translate_back
 from densevit_papers.ceit import CeiT
 from tests.checkpoints.layouts.translations import loaded
 from tests.gradient_comparison import assert_same_with_gradients
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 
 def by_hand(state: dict[str, Tensor], images: Tensor, heads: int) -> tuple[list[Tensor], Tensor]:

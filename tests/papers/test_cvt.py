@@ -15,7 +15,7 @@ from densevit_checkpoints.key_mapping import translate_back
 from densevit_papers.cvt import CvT, QuickGELU
 from tests.checkpoints.layouts.translations import loaded
 from tests.gradient_comparison import assert_same_with_gradients
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 from tests.weights.states import equal
 
 if TYPE_CHECKING:

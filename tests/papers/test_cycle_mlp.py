@@ -11,7 +11,7 @@ from densevit.layouts import find
 from densevit_checkpoints.key_mapping import canonical, translate, translate_back
 from densevit_checkpoints.recognition import recognise
 from densevit_papers.cycle_mlp import CycleMlp
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 LAYOUT = find("cycle-mlp")
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from densevit_checkpoints.key_mapping import translate
 from densevit_papers import deep_vit
 from densevit_papers.deep_vit import VARIANTS, ConvEmbedding, DeepViT, ReAttention, Variant
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 
 def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> torch.Tensor:

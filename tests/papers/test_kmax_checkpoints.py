@@ -9,7 +9,7 @@ from densevit.layouts import find
 from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 RESNET = {"name": "resnet", "depth": 18, "norm": "sync", "norm_eps": 1e-3}
 HEAD = {"name": "kmax_deeplab", "num_queries": 7, "layers": [1, 2, 1], "pixel_layers": [1, 2, 1, 1], "width": 16}

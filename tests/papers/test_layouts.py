@@ -10,7 +10,7 @@ import densevit
 from densevit.layouts import find
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 from tests.weights.states import assert_state, equal
 
 VIL: dict[str, Any] = {"name": "vision_longformer", "variant": "nano", "window_size": 7, "global_tokens": 1}

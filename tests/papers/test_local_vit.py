@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from densevit_papers.local_vit import Block
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 
 def normalised(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

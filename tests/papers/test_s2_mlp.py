@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from densevit_papers.s2_mlp import S2Mlp
 from tests.gradient_comparison import assert_same_with_gradients
+from tests.random_weights import randomise
 
 
 def by_convolution(x: Tensor) -> Tensor:
@@ -47,11 +48,7 @@ def reference(model: S2Mlp, images: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("variant", ["nano", "deep"])  # with layer norms and with affine transformations
 def test_features_and_gradients_match_the_equations(variant: str) -> None:
-    model = S2Mlp(variant, patch_size=4, features=(1, 3)).double().eval()
-    for name, parameter in model.named_parameters():
-        nn.init.normal_(parameter, 1.0 if "norm.weight" in name else 0.0, 0.3)
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, 0.0, parameter[0].numel() ** -0.5)
+    model = randomise(S2Mlp(variant, patch_size=4, features=(1, 3))).double().eval()
     images = torch.randn(2, 3, 17, 22, dtype=torch.float64)
     found = model(images)
     assert [x.shape[2:] for x in found] == [(5, 6)] * 2

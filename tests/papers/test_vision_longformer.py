@@ -7,7 +7,7 @@ import torch
 
 from densevit_papers.vision_longformer import LongformerAttention
 from tests.gradient_comparison import assert_same_with_gradients
-from tests.papers.small_models import randomise
+from tests.random_weights import randomise
 
 
 def attention_by_hand(layer: LongformerAttention, x: torch.Tensor, H: int, W: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from densevit.weights import model_file
 from densevit.weights.model_file import load, save
 from tests.built_models import build_model
 from tests.model.small_models import batch_of
+from tests.random_weights import randomise
 from tests.weights.loading import CLASSES as THINGS
 from tests.weights.loading import built
 from tests.weights.states import equal
@@ -80,10 +81,7 @@ CLASSES = {"detection": THINGS, "segmentation": ALL}
 @pytest.fixture
 def saved(tmp_path):
     """A model with random norm parameters and statistics, and its file in a run folder."""
-    model = build_model(config_of(), CLASSES)
-    for value in model.state_dict().values():
-        if value.is_floating_point() and value.ndim < 2:
-            nn.init.uniform_(value, 0.5, 1.0)
+    model = randomise(build_model(config_of(), CLASSES))
     save(model.with_config(config_of()), tmp_path / "model.safetensors")
     return model, tmp_path / "model.safetensors"
 

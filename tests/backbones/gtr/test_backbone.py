@@ -14,16 +14,14 @@ from densevit_backbones.gtr import backbone
 from densevit_backbones.gtr.backbone import Block, Gtr
 from densevit_checkpoints.key_mapping import describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
+from tests.random_weights import randomise
 
 
-@torch.no_grad()
 def randomised(gtr: Gtr) -> Gtr:
-    """Random norms, and gates of all strengths."""
-    for name, x in gtr.state_dict().items():
-        if x.is_floating_point() and x.ndim == 1:
-            x.uniform_(0.5, 1.5) if "decay" not in name else x.normal_(std=30)
-        elif x.is_floating_point():
-            x.normal_(std=x[0].numel() ** -0.5)
+    """With gates of all strengths."""
+    for name, x in randomise(gtr).named_parameters():
+        if x.ndim == 1 and "decay" in name:
+            torch.nn.init.normal_(x, std=30)
     return gtr.eval()
 
 

@@ -12,6 +12,7 @@ from densevit_backbones.resnet import ResNet
 from densevit_checkpoints.key_mapping import translate
 from tests.backbones.references import load as load_by_layout
 from tests.backbones.references import stage_maps
+from tests.random_weights import randomise
 
 INTEGRATION = pytest.mark.integration
 RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
@@ -59,7 +60,7 @@ RESNET_50D = partial(timm_model, "resnet26d", output_stride=16, layers=[3, 4, 6,
     ],
     ids=["18", "18 with groups", "next 50", "18d", "50d dilated"],
 )
-def test_features_and_gradients_match_torchvision_and_timm(make, options, size, randomise, assert_equal_features):
+def test_features_and_gradients_match_torchvision_and_timm(make, options, size, assert_equal_features):
     resnet, reference = ResNet(**options).eval(), make().eval()
     randomise(reference)
     load(resnet, reference)
@@ -68,7 +69,7 @@ def test_features_and_gradients_match_torchvision_and_timm(make, options, size, 
 
 @pytest.mark.integration
 @pytest.mark.parity("transformers-rtdetr-resnet")
-def test_variant_vd_matches_transformers(randomise, assert_equal_features):
+def test_variant_vd_matches_transformers(assert_equal_features):
     """RT-DETR's ResNet ("PResNet"), which has a projection shortcut in the first block of every stage."""
     from transformers import RTDetrResNetBackbone, RTDetrResNetConfig
 
@@ -87,7 +88,7 @@ def test_variant_vd_matches_transformers(randomise, assert_equal_features):
     assert_equal_features(ours, lambda images: theirs(images).feature_maps, random_images(69, 51))
 
 
-def test_batch_norms_in_training_match_torchvision(randomise):
+def test_batch_norms_in_training_match_torchvision():
     """Outputs and running statistics; synchronised norms on a CPU are the same."""
     reference = torchvision_model("resnet18").train()
     randomise(reference)
@@ -104,7 +105,7 @@ def test_batch_norms_in_training_match_torchvision(randomise):
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in resnets[1].modules()) == 20
 
 
-def test_frozen_norms_match_torchvision_in_evaluation(randomise, assert_equal_features):
+def test_frozen_norms_match_torchvision_in_evaluation(assert_equal_features):
     """In training too, and their statistics and weights are fixed. Gradients in float64: the two round differently."""
     resnet, reference = ResNet(18, norm="frozen"), torchvision_model("resnet18").eval()
     randomise(reference)

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from densevit_backbones.swin import Swin
 from densevit_backbones.swin.attention import CosineWindowAttention
 from tests.backbones.references import load, normed
+from tests.random_weights import randomise
 
 
-def prepare(randomise, swin: Swin, reference: nn.Module) -> None:
+def prepare(swin: Swin, reference: nn.Module) -> None:
     """Random weights in both; some of the second version's scales of logits are above the limit of ln 100."""
     for module in (swin, reference):
         randomise(module.eval())
@@ -44,20 +45,20 @@ def torchvision_features(reference: nn.Module, images: Tensor) -> list[Tensor]:
     ],
     ids=str,
 )
-def test_features_and_gradients_match_torchvision_at_any_size(version, window, size, randomise, assert_equal_features):
+def test_features_and_gradients_match_torchvision_at_any_size(version, window, size, assert_equal_features):
     from torchvision.models import swin_transformer as theirs
 
     parts = {"block": theirs.SwinTransformerBlockV2, "downsample_layer": theirs.PatchMergingV2} if version == 2 else {}
     reference = theirs.SwinTransformer([4, 4], 32, [1, 1, 3, 1], [1, 2, 4, 8], [window, window], **parts)
     swin = Swin("nano", version=version, window_size=window)
-    prepare(randomise, swin, reference)
+    prepare(swin, reference)
     images = torch.randn(2, 3, *size)
     assert_equal_features(swin, lambda x: normed(swin.feature_norms, torchvision_features(reference, x)), images)
 
 
 # timm's windows shrink to smaller maps: at 256 pixels the last window of 16 becomes 8.
 @pytest.mark.integration
-def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_features):
+def test_windows_transferred_from_12_to_16_match_timm(assert_equal_features):
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     sizes = {"pretrained_window_sizes": (12, 12, 12, 6)}
@@ -65,7 +66,7 @@ def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_fe
         (256, 512), embed_dim=32, depths=(1, 1, 3, 1), num_heads=(1, 2, 4, 8), window_size=[16, 16, 16, 8], **sizes
     )
     swin = Swin("nano", version=2, window_size=(16, 16, 16, 8), **sizes)
-    prepare(randomise, swin, reference)
+    prepare(swin, reference)
     images = torch.randn(1, 3, 256, 512)
     assert_equal_features(
         swin, lambda x: normed(swin.feature_norms, reference.forward_intermediates(x, intermediates_only=True)), images
@@ -73,7 +74,7 @@ def test_windows_transferred_from_12_to_16_match_timm(randomise, assert_equal_fe
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_shifts_differ_only_on_maps_of_one_window(version, randomise):
+def test_shifts_differ_only_on_maps_of_one_window(version):
     """The shifted block of "nano" is in its third stage: maps of 7x9, 4x9 and 4x3 cells in windows of 4."""
     swins = [Swin("nano", version, window_size=4, shift=shift).eval() for shift in ("per_axis", "both_axes", "dense")]
     randomise(swins[0])

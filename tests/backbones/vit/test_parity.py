@@ -8,6 +8,7 @@ from torch import Tensor
 
 from densevit_backbones.vit import ViT
 from densevit_backbones.vit.windows import Windows
+from tests.random_weights import randomise
 
 FROM_VITDET = [
     (r"^embeddings\.projection\.", "stem.projection."),
@@ -20,7 +21,7 @@ FROM_VITDET = [
 
 
 @pytest.mark.integration
-def test_windowed_blocks_match_transformers_vitdet(randomise, assert_equal_features):
+def test_windowed_blocks_match_transformers_vitdet(assert_equal_features):
     """A grid of 10x10 cells, not divisible into windows of 4."""
     from transformers import VitDetConfig, VitDetModel
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.checkpoints.layouts.models import R18, STAGES, SWIN, randomised
-from tests.checkpoints.layouts.translations import randomise
+from tests.random_weights import randomise
 
 
 def mask2former(backbone: str) -> Any:
@@ -76,7 +76,7 @@ def dpt(kind: str, hybrid: bool, **options: Any) -> Any:
         **{"backbone_out_indices": [0, 1, 4, 5] if hybrid else [1, 2, 4, 5], **options},
     )  # fmt: skip
     torch.manual_seed(0)
-    theirs = randomise(getattr(transformers, kind)(config))
+    theirs = randomise(getattr(transformers, kind)(config)).eval()
     for name, parameter in theirs.named_parameters():
         if name.endswith("embeddings"):
             nn.init.normal_(parameter)

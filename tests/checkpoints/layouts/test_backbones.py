@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from densevit.layouts import find
 from densevit_checkpoints.key_mapping import translate_back
 from tests.checkpoints.layouts.test_described import R34
-from tests.checkpoints.layouts.translations import loaded, randomise
+from tests.checkpoints.layouts.translations import loaded
+from tests.random_weights import randomise
 
 pytestmark = pytest.mark.integration
 
@@ -40,7 +41,7 @@ def test_features_match_timm(name):
     import timm
 
     layout, model, options = TIMM[name]
-    reference = randomise(timm.create_model(model, pretrained=False, num_classes=7, **options))
+    reference = randomise(timm.create_model(model, pretrained=False, num_classes=7, **options)).eval()
     ours = loaded(reference.state_dict(), layout, recognised="timm-vit" if layout == "timm-deit3" else "")
     images = torch.randn(2, 3, 71, 115)
     given = {"indices": [block - 1 for block in ours.feature_blocks], "norm": ours.norm is not None}
@@ -53,7 +54,7 @@ def test_features_of_mvit_match_timm():
     from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 
     cfg = MultiScaleVitCfg((1, 1, 3, 1), embed_dim=32, use_cls_token=True)
-    reference = randomise(MultiScaleVit(cfg, img_size=(96, 96), num_classes=7))
+    reference = randomise(MultiScaleVit(cfg, img_size=(96, 96), num_classes=7)).eval()
     mvit, images = loaded(reference.state_dict(), "timm-mvit"), torch.randn(2, 3, 96, 96)
     for norm in mvit.feature_norms[:3]:
         randomise(norm)
@@ -73,7 +74,7 @@ def test_features_of_mvit_match_timm():
 def test_features_of_vits_match_torchvision():
     from torchvision.models import VisionTransformer
 
-    reference = randomise(VisionTransformer(48, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768))
+    reference = randomise(VisionTransformer(48, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768)).eval()
     state, images = reference.state_dict(), torch.randn(2, 3, 48, 48)
     vit = loaded(state, "torchvision-vit")
     x = reference._process_input(images)
@@ -113,7 +114,7 @@ def test_features_match_transformers(name, tmp_path):
 
     kind, configuration, layout, size = TRANSFORMERS[name]
     theirs = getattr(transformers, kind)
-    reference = randomise(theirs(theirs.config_class(**configuration)))
+    reference = randomise(theirs(theirs.config_class(**configuration))).eval()
     for key, parameter in reference.named_parameters():
         if key.endswith("position_embeddings"):
             nn.init.normal_(parameter)

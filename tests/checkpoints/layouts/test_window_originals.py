@@ -18,7 +18,8 @@ from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_checkpoints.key_mapping import describe
 from tests.checkpoints.layouts.originals.weights import random_image, random_state, sampled
 from tests.checkpoints.layouts.recordings import HERE, recorded
-from tests.checkpoints.layouts.translations import loaded, randomise
+from tests.checkpoints.layouts.translations import loaded
+from tests.random_weights import randomise
 
 pytestmark = pytest.mark.integration
 
@@ -120,7 +121,7 @@ def maps_of(model: nn.Module, images: torch.Tensor, swin: Swin) -> list[torch.Te
 @torch.no_grad()
 def test_features_of_a_wide_map_are_those_of_the_project(layout, eight_channels):
     expected_rule = PROJECTS[layout.partition("-")[0]]
-    reference = randomise(make(layout))
+    reference = randomise(make(layout)).eval()
     images, state = random_image(*WIDE), reference.state_dict()
     assert describe(state, find(layout))["backbone"]["shift"] == expected_rule
     windows = {"window_size": 4} if layout.endswith("v2") else {}

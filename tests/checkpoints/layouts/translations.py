@@ -1,4 +1,4 @@
-"""Shared by the tests of layouts: random weights, lists of released keys, complete translations, padded images."""
+"""Shared by the tests of layouts: lists of released keys, complete translations, padded images."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import densevit
 from densevit import config as configs
@@ -19,26 +19,6 @@ from densevit_checkpoints.recognition import recognise
 from tests.built_models import build_model
 
 NOTHING = "(?!)"  # a pattern without matching keys
-
-
-def randomise(module: nn.Module) -> Any:
-    """The module in evaluation mode, with random parameters and statistics that reveal mistakes."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if name.endswith("running_var"):
-            nn.init.uniform_(tensor, 0.5, 2.0)
-        elif name.endswith("running_mean"):
-            nn.init.normal_(tensor, 0.0, 0.3)
-        elif not isinstance(tensor, nn.Parameter):
-            continue
-        elif tensor.ndim == 1 and name.endswith("bias"):
-            nn.init.normal_(tensor, 0.0, 0.3)
-        elif tensor.ndim == 1:
-            nn.init.normal_(tensor, 1.0, 0.3)
-        elif any(word in name for word in ("pos_embed", "rel_pos", "bias_table", "_token", "logit_scale")):
-            nn.init.normal_(tensor, 0.0, 1.0)
-        else:
-            nn.init.normal_(tensor, 0.0, tensor[0].numel() ** -0.5)
-    return module.eval()
 
 
 def released(name: str) -> dict[str, Tensor]:

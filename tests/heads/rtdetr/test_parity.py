@@ -28,6 +28,7 @@ from tests.heads.transformers_pairs import (
     same_losses,
     scene,
 )
+from tests.random_weights import randomise
 
 LAYERS, QUERIES = 3, 12
 CHANNELS, STRIDES = (6, 8, 12, 16), (4, 8, 16, 32)
@@ -44,22 +45,6 @@ def backbone_of(features: list[Tensor]) -> GivenFeatures:
     backbone = GivenFeatures(features, used)
     backbone.intermediate_channel_sizes = CHANNELS[1:]
     return backbone
-
-
-def randomise(theirs: nn.Module) -> None:
-    """All parameters and batch statistics random; score biases low, so that classes are not equal to noise."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
-            if "points_scale" in name or not tensor.is_floating_point():
-                continue
-            noise = torch.randn(tensor.shape, generator=generator)
-            if name.endswith("running_var"):
-                tensor.copy_(noise.abs() + 0.2)
-            elif "norm" in name and name.endswith("weight"):
-                tensor.copy_(1 + 0.3 * noise)
-            else:
-                tensor.copy_(noise / (tensor[0].numel() if tensor.ndim > 1 else 4) ** 0.5)
 
 
 def make_pair(version: int, expansion: float, sampling: str) -> tuple[Any, RtDetr]:
