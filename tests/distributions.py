@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.written_files import write_texts
+
 
 def write_distribution(
     site: Path, name: str, entry_points: str | bytes, files: Mapping[str, str] | None = None, metadata: str = ""
@@ -14,7 +16,4 @@ def write_distribution(
     (info / "METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     text = textwrap.dedent(entry_points).encode() if isinstance(entry_points, str) else entry_points
     (info / "entry_points.txt").write_bytes(text)
-    for file, source in (files or {}).items():
-        (site / file).parent.mkdir(parents=True, exist_ok=True)
-        (site / file).write_text(textwrap.dedent(source))
-    return site
+    return write_texts(site, {file: textwrap.dedent(source) for file, source in (files or {}).items()})

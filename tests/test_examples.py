@@ -14,12 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import densevit
 from densevit.cli import main
+from tests.data.coco_folder import noise
+from tests.written_files import encoded
 
 pytestmark = pytest.mark.integration
 
@@ -59,10 +60,7 @@ def get(port: int, path: str, body: bytes | None = None, **request: Any) -> tupl
 
 
 def file_of(width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return encoded(noise(0, height, width))
 
 
 def test_serving_answers_with_objects_maps_and_drawings(serve: Callable[[Any], int]):

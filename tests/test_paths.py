@@ -20,6 +20,7 @@ from densevit_batch.image_listing import find_images
 from densevit_batch.model_joining import join, read_part, save_heads
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.inspection.model_inspection import Inspection
+from tests.written_files import write_texts
 
 BACKBONE, HEADS = {"name": "swin", "variant": "nano", "window_size": 4}, {"x": {"name": "setr", "width": 8}}
 SCENES = {"name": "scenes", "train_length": 2, "val_length": 2, "image_size": 64, "batch_size": 2}
@@ -56,10 +57,7 @@ def home(tmp_path: Path, environment: Callable[..., None], inside: Callable[[Pat
         "found/x/predictions.json": [{**found, "category_id": 1, "score": 0.9}],
         "full/file": {},
     }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content))
-    return tmp_path
+    return write_texts(tmp_path, {name: json.dumps(content) for name, content in files.items()})
 
 
 def prelabel() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.inference import model_loading
 from tests.cli.stand_in import StandIn
+from tests.written_files import save_image
 
 
 @pytest.fixture
@@ -32,6 +32,5 @@ def model(load_as: Callable[[Any], Any]) -> StandIn:
 @pytest.fixture
 def photos(cwd: Path) -> Path:
     for n, name in enumerate(("a/1.jpg", "b/1.jpg", "b/000139.jpg", "b/cat.png")):
-        Path(name).parent.mkdir(exist_ok=True)
-        Image.fromarray(np.full((40, 50 + n, 3), 128, np.uint8)).save(name)
+        save_image(Path(name), np.full((40, 50 + n, 3), 128, np.uint8))
     return cwd

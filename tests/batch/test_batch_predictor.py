@@ -12,6 +12,7 @@ from PIL import Image
 import densevit
 from densevit import BatchPredictor
 from tests.model.small_models import CLASSES
+from tests.written_files import encoded
 
 DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
 BOX = ("x", "y", "width", "height")
@@ -28,12 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def pixels(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (40 + 8 * number, 60, 3), dtype=np.uint8)
-
-
-def as_png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def check(rows: dict[str, Any], expected: list[densevit.Result]) -> None:
@@ -53,7 +48,7 @@ def test_rows_are_the_results_of_predict(model: str, tmp_path: Path) -> None:
     images = [pixels(n) for n in range(3)]
     paths = [str(tmp_path / f"{n}.png") for n in range(3)]
     for path, image in zip(paths, images, strict=True):
-        Path(path).write_bytes(as_png(image))
+        Path(path).write_bytes(encoded(image))
     predictor = BatchPredictor(model, "cpu", batch_size=2, threshold=0.34)
     expected = densevit.load(model).predict(images, 0.34, 2)
     files = [Path(path).read_bytes() for path in paths]
@@ -71,8 +66,8 @@ def test_rows_are_the_results_of_predict(model: str, tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_read_is_a_row_with_the_reason(model: str) -> None:
     predictor = BatchPredictor(model, "cpu")
-    readable = predictor({"bytes": [as_png(pixels(0))], "name": ["a"]})
-    rows = predictor({"bytes": [b"no image", as_png(pixels(0))], "name": ["b", "a"]})
+    readable = predictor({"bytes": [encoded(pixels(0))], "name": ["a"]})
+    rows = predictor({"bytes": [b"no image", encoded(pixels(0))], "name": ["b", "a"]})
     assert rows["error"][0].startswith("image 0 is not an image") and rows["error"][1] == ""
     assert [rows["image_height"], rows["image_width"], rows["name"]] == [[0, 40], [0, 60], ["b", "a"]]
     for name in ("score", "class", "category_id", *BOX):

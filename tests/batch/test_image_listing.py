@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.channels import RGB
 from densevit.errors import DensevitError
 from densevit_batch.image_listing import find_images
+from tests.data.coco_folder import noise
+from tests.written_files import save_image, write_text
 
 pytestmark = pytest.mark.usefixtures("cwd")
 
@@ -22,9 +23,7 @@ FILES = ("b.jpg", "a.PNG", "notes.md", "._b.jpg", "trip/1.jpg", "trip/2.jpg", "h
 @pytest.fixture
 def photos(cwd: Path) -> Path:
     for name in FILES:
-        file = cwd / "photos" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+        write_text(cwd / "photos" / name, "")
     (cwd / "photos" / "folder.jpg").mkdir()
     return cwd / "photos"
 
@@ -46,8 +45,7 @@ def test_files_folders_and_patterns(photos: Path):
 
 def test_names_and_ids_are_unique_across_folders(photos: Path):
     for name in ("trip/1.png", "other/B.jpg", "other/home-1.jpg"):
-        (photos / name).parent.mkdir(exist_ok=True)
-        (photos / name).touch()
+        write_text(photos / name, "")
     found = {image.path.relative_to("photos").as_posix(): image for image in find_images(["photos/**/*"])}
     assert {path: (image.name, image.image_id) for path, image in found.items()} == {
         "a.PNG": ("a", "a.PNG"),
@@ -97,8 +95,7 @@ def test_urls_are_images_with_names_of_their_own():
 
 
 def image(path: str, seed: int = 0) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)).save(path)
+    save_image(Path(path), noise(seed, 6, 8))
 
 
 def described(*sources: str, stdin: str = "") -> list[tuple[str, str, int | str]]:
@@ -112,9 +109,7 @@ def tar_of(path: str, files: list[str]) -> None:
 
 
 def coco(path: str, images: Any) -> str:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
-    return path
+    return str(write_text(Path(path), json.dumps({"images": images, "annotations": [], "categories": []})))
 
 
 def test_a_text_file_is_read_like_stdin():

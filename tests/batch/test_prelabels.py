@@ -13,6 +13,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Class
 from densevit_batch.prelabels import prelabel
 from tests.workbench.interchange.test_dataset_conversion import read
+from tests.written_files import write_texts
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
 MODEL: Any = SimpleNamespace(
@@ -25,11 +26,8 @@ SETTINGS = {"model": "run", "weights": MODEL.fingerprint(), "categories": CATEGO
 
 def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Path:
     images = [{"id": f"photos/{n}", "file_name": f"/photos/{n}.jpg", "width": 60, "height": 40} for n in range(2)]
-    (tmp_path / "found" / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "found" / "images.json").write_text(json.dumps(images))
-    (tmp_path / "found" / name).write_text(json.dumps(entries))
-    (tmp_path / "found" / "predict.json").write_text(json.dumps(SETTINGS))
-    return tmp_path / "found"
+    contents = {"images.json": images, name: entries, "predict.json": SETTINGS}
+    return write_texts(tmp_path / "found", {file: json.dumps(content) for file, content in contents.items()})
 
 
 def test_boxes_keep_their_scores_and_low_ones_are_left_out(tmp_path: Path):

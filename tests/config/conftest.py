@@ -6,6 +6,7 @@ import pytest
 
 from densevit import config
 from densevit.errors import ConfigError
+from tests.written_files import write_text
 
 MINE = """\
 backbone: {name: swin, variant: nano, freeze: true}
@@ -32,6 +33,4 @@ def message(*overrides: str, file: str = "mine.yaml") -> str:
 
 
 def write(name: str, text: str) -> str:
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    Path(name).write_text(text)
-    return name
+    return str(write_text(Path(name), text))

@@ -4,19 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit_scenes.dataset import Scenes
 from densevit_workbench.interchange.dataset_writer import write_split
+from tests.written_files import save_image
 
 SIZE = (72, 128)
 
 
 def write_pixels(file: Path, low: int, high: int, kind: type = np.uint8, channels: tuple[int, ...] = ()) -> None:
     """An image of SIZE with random values from low to high - 1."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(str(file)))
-    Image.fromarray(rng.integers(low, high, (*SIZE, *channels)).astype(kind)).save(file)
+    save_image(file, rng.integers(low, high, (*SIZE, *channels)).astype(kind))
 
 
 @pytest.fixture(scope="session")

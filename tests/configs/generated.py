@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle
 
 from densevit.layouts import coco_classes, coco_panoptic_classes
+from tests.written_files import save_image, write_text
 
 LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, str], list[int]]] = {
     # section: image, label, list file, names of the splits, label values
@@ -49,14 +49,10 @@ def make_label_maps(section: str, root: Path, size: tuple[int, int]) -> Path:
             pixels = blocks.repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 4), 1)[: size[0], : size[1]]
             shown = np.stack([pixels, 255 - pixels, pixels * 7], axis=-1)
             for pattern, array in ((image, shown), (label, pixels)):
-                file = root / pattern.format(split=spelled.get(split, split), i=i)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(file)
+                save_image(root / pattern.format(split=spelled.get(split, split), i=i), array)
             names.append(Path(image.format(split=split, i=i)).stem)
         if listed:
-            file = root / listed.format(split=split)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\n".join(names))
+            write_text(root / listed.format(split=split), "\n".join(names))
     return root
 
 
@@ -87,8 +83,7 @@ def make_depth_maps(data: str, root: Path, sizes: list[tuple[int, int]]) -> Path
                 stored, focal = 256 * metres, 721.5377
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             for file, array in zip(files, (pixels, stored.astype(np.uint16)), strict=True):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(file)
+                save_image(file, array)
             lines.append(f"{image} {depth} {focal}")
         if data == "kitti" and split == "test":
             lines.append(lines[0].replace("0000000", "0000099").split()[0] + " None 721.5377")
@@ -110,13 +105,11 @@ def make_coco(root: Path, size: tuple[int, int]) -> Path:
     mask["counts"] = mask["counts"].decode()
     for split in ("train2017", "val2017"):
         folder = root / "annotations" / f"panoptic_{split}"
-        folder.mkdir(parents=True)
-        (root / split).mkdir()
         images: list[dict[str, Any]] = []
         objects, segments = [], []
         for i in (1, 2):
-            Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(root / split / f"{i}.jpg")
-            Image.fromarray(np.stack([ids, 0 * ids, 0 * ids], axis=2)).save(folder / f"{i}.png")
+            save_image(root / split / f"{i}.jpg", rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
+            save_image(folder / f"{i}.png", np.stack([ids, 0 * ids, 0 * ids], axis=2))
             images.append({"id": i, "file_name": f"{i}.jpg", "height": h, "width": w})
             thing = {"category_id": dog, "bbox": [0, 0, w, h], "area": int((ids == 7).sum()), "iscrowd": 0}
             stuff = {"category_id": sky, "bbox": [8, 0, w - 8, h], "area": int((ids == 9).sum()), "iscrowd": 0}

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+
+from tests.written_files import save_image, write_text
 
 LEAF = ({"id": 1, "name": "leaf"},)
 
@@ -22,14 +23,13 @@ def write_split(
 
     images: pixels (H, W, 3) of the ids 0, 1, ... annotations: numbered by their position where they have no id.
     """
-    (root / split).mkdir(parents=True, exist_ok=True)
     listed = []
     for i, pixels in enumerate(images):
-        Image.fromarray(pixels).save(root / split / f"{i}.png")
+        save_image(root / split / f"{i}.png", pixels)
         listed.append({"id": i, "file_name": f"{i}.png", "width": pixels.shape[1], "height": pixels.shape[0]})
     numbered = [{"id": i, **annotation} for i, annotation in enumerate(annotations)]
     document = {"images": listed, "annotations": numbered, "categories": [*categories]}
-    (root / f"{split}.json").write_text(json.dumps(document))
+    write_text(root / f"{split}.json", json.dumps(document))
     return document
 
 

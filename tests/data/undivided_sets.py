@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from tests.written_files import save_image
 
 SIDE = 32
 HALVES = np.repeat([[1] * (SIDE // 2) + [2] * (SIDE // 2)], SIDE, axis=0)
@@ -24,11 +25,6 @@ class Undivided(NamedTuple):
         return {"name": self.name, "root": str(root), **self.options}
 
 
-def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels, mode).save(path)
-
-
 def image(number: int) -> np.ndarray:
     """(H, W, 3) uint8; images above 1000 are copies of those without the thousands."""
     return np.random.default_rng(number % 1000).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -36,7 +32,7 @@ def image(number: int) -> np.ndarray:
 
 def images(root: Path, numbers: Iterable[int], pattern: str = "images/{}.png") -> None:
     for number in numbers:
-        save(root / pattern.format(number), image(number))
+        save_image(root / pattern.format(number), image(number))
 
 
 def coco(root: Path, numbers: Iterable[int]) -> None:
@@ -55,13 +51,13 @@ def coco_panoptic(root: Path, numbers: Iterable[int]) -> None:
     document["categories"] = [{"id": n, "name": f"class {n}", "isthing": 2 - n} for n in (1, 2)]
     (root / "all.json").write_text(json.dumps(document))
     for n in numbers:
-        save(root / "segments" / f"{n}.png", np.stack([HALVES, 0 * HALVES, 0 * HALVES], 2).astype(np.uint8))
+        save_image(root / "segments" / f"{n}.png", np.stack([HALVES, 0 * HALVES, 0 * HALVES], 2).astype(np.uint8))
 
 
 def label_maps(root: Path, numbers: Iterable[int]) -> None:
     images(root, numbers)
     for n in numbers:
-        save(root / "labels" / f"{n}.png", HALVES.astype(np.uint8) - 1)
+        save_image(root / "labels" / f"{n}.png", HALVES.astype(np.uint8) - 1)
     (root / "list.txt").write_text("\n".join(map(str, numbers)))
 
 

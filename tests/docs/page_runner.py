@@ -31,6 +31,7 @@ from densevit_probes.protocols import Protocol
 from tests.distributions import write_distribution
 from tests.docs.built import build
 from tests.docs.code_blocks import Block
+from tests.written_files import write_text
 
 PROGRAMS = ("densevit", "python", "pip", "pytest", "torchrun")
 DEVELOPMENT = ("git", "mkdocs", "mypy", "ruff", "tools/check")  # accepted, and not run
@@ -111,10 +112,7 @@ class Page:
         exec(compile(code, self.project / block.page, "exec"), self.names)
 
     def _written(self, block: Block) -> Path:
-        file = self.cwd / (block.file or f"block_{block.line}.yaml")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(block.text)
-        return file
+        return write_text(self.cwd / (block.file or f"block_{block.line}.yaml"), block.text)
 
     def _import(self, file: Path) -> None:
         """Imports a file again, as the module that it is. The functions of a test file run."""

@@ -1,6 +1,5 @@
 """The commands of docs/troubleshooting.md end with the messages that the page quotes."""
 
-import json
 import re
 import shlex
 from collections.abc import Callable
@@ -8,31 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.cli import main
+from tests.data.coco_folder import write_split
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 BLOCKS = re.findall(r"```console\n\$ densevit (.*?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def write_image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
-
-
 def write_coco(root: Path, width: int) -> None:
     """Three images with one box each, in both splits. width: of the boxes."""
     for split in ("train", "val"):
-        images, annotations = [], []
-        for i in range(3):
-            write_image(root / split / f"{i}.jpg")
-            images.append({"id": i, "file_name": f"{i}.jpg", "width": 80, "height": 60})
-            box = {"bbox": [5, 5, width, 20], "area": 400, "iscrowd": 0}
-            annotations.append({"id": i + 1, "image_id": i, "category_id": 1, **box})
+        box = {"category_id": 1, "bbox": [5, 5, width, 20], "area": 400, "iscrowd": 0}
         categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (root / f"{split}.json").write_text(json.dumps(content))
+        annotations = [{"id": i + 1, "image_id": i, **box} for i in range(3)]
+        write_split(root, split, [np.zeros((60, 80, 3), np.uint8)] * 3, annotations, categories)
 
 
 @pytest.fixture(scope="module")

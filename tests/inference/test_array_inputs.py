@@ -13,7 +13,8 @@ from PIL import Image
 
 from densevit.errors import DataError
 from densevit.inference.array_inputs import as_images, as_sample
-from tests.inference.test_downloads import PIXELS, PNG, png_of, serving
+from tests.inference.test_downloads import PIXELS, PNG, serving
+from tests.written_files import encoded
 
 
 def pixels_of(image: Any) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
 
 def test_grey_images_are_repeated_over_the_channels_and_floats_are_rounded(tmp_path: Path):
     grey = PIXELS[..., 0]
-    (tmp_path / "grey.png").write_bytes(png_of(grey))
+    (tmp_path / "grey.png").write_bytes(encoded(grey))
     tensor = torch.from_numpy(grey.copy())
     inputs = [grey, grey[..., None], Image.fromarray(grey), tmp_path / "grey.png", tensor, tensor[None], tensor / 255]
     for given in inputs:

@@ -1,7 +1,6 @@
 """Downloads of images: bounds of size and time."""
 
 import contextlib
-import io
 import threading
 import time
 from collections.abc import Iterator
@@ -10,21 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.errors import DataError
 from densevit.inference import array_inputs, downloads
+from tests.written_files import encoded
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
-def png_of(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-PNG = png_of(PIXELS)
+PNG = encoded(PIXELS)
 
 
 class Server(BaseHTTPRequestHandler):

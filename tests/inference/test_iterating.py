@@ -12,13 +12,13 @@ from densevit.errors import DataError
 from tests.cli.stand_in import write_video
 from tests.inference.test_predicting import Thirds, random_image
 from tests.model.small_models import Averaged, Mean, of_heads
+from tests.written_files import save_image
 
 
 @pytest.fixture
 def photos(cwd: Path) -> Path:
     for n, name in enumerate(("photos/c.png", "photos/a.png", "photos/b.png", "photos/sub/d.png")):
-        Path(name).parent.mkdir(exist_ok=True)
-        Image.fromarray(random_image(16 + 8 * n, 24)).save(name)
+        save_image(Path(name), random_image(16 + 8 * n, 24))
     Path("photos/notes.txt").touch()
     return cwd
 

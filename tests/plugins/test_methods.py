@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit_scenes.dataset import Scenes
 from tests.plugins.test_plugins import run_command
 from tests.training.runs import rows
+from tests.written_files import save_image
 
 pytestmark = pytest.mark.integration
 
@@ -46,11 +46,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with rendered images without labels in photos/, and the configs."""
     folder = tmp_path_factory.mktemp("work")
     for split, count in (("train", 24), ("val", 5)):
-        (folder / "photos" / split).mkdir(parents=True)
         scenes = Scenes(split, image_size=64)
         for index in range(count):
             image = scenes[index]["image"].permute(1, 2, 0).numpy()
-            Image.fromarray(image).save(folder / "photos" / split / f"{index}.png")
+            save_image(folder / "photos" / split / f"{index}.png", image)
     (folder / "simmim.yaml").write_text(SIMMIM)
     (folder / "detector.yaml").write_text(DETECTOR)
     return folder

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -18,6 +17,7 @@ from densevit.cli import main
 from densevit.config import load as load_config
 from densevit.data.data_builder import build_data
 from tests.plugins.test_methods import losses
+from tests.written_files import save_image
 
 pytestmark = pytest.mark.integration
 
@@ -57,10 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
             run = str(folder / "run")
             assert main(["train", str(folder / f"{name}.yaml"), "--run-dir", run]) == 0
             assert main(["evaluate", run, "--out", str(folder / "evaluated")]) == 0
-            (folder / "images").mkdir()
             for sample in validation_samples(folder):
                 pixels = sample["image"].permute(1, 2, 0).numpy()
-                Image.fromarray(pixels).save(folder / "images" / f"{sample['targets']['image_id']}.png")
+                save_image(folder / "images" / f"{sample['targets']['image_id']}.png", pixels)
             arguments = ["--out", str(folder / "predicted"), "--device", "cpu"]
             assert main(["predict", run, str(folder / "images"), *arguments]) == 0
         return folders[name]

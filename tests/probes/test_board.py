@@ -18,6 +18,7 @@ from densevit_probes.board_page import ranks, tables, write_page
 from densevit_probes.board_rows import Row, add_row, read_rows
 from densevit_probes.protocols import Protocol
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, hashed, parts_of, protocol_of
+from tests.written_files import save_image
 
 BOARD = Path(__file__).parents[2] / "docs" / "development" / "board"
 PARTS_HERE = dict.fromkeys(PARTS, "x") | {"tokens": "4x4"}
@@ -77,8 +78,7 @@ def camvid(tmp_path):
     for split, number in itertools.product(("train", "val"), range(3)):
         labels = rng.integers(3, size=(32, 48)).astype(np.uint8)
         for kind, array in (("images", np.repeat(labels[..., None] * 80, 3, 2)), ("labels", labels)):
-            (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(tmp_path / kind / split / f"{number}.png")
+            save_image(tmp_path / kind / split / f"{number}.png", array)
     parts = (LabelMaps(split, root=str(tmp_path), classes=["sky", "road", "pole"]) for split in ("train", "val"))
     return SimpleNamespace(**dict(zip(("train", "val"), parts, strict=True)))
 

@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.data.coco_folder import noise
+from tests.written_files import save_image
 
 Document = dict[str, Any]
 
@@ -49,10 +50,8 @@ def document() -> Document:
 
 def write(folder: Path, train: Document | str, val: Document | None = None) -> None:
     for split, content in (("train", train), ("val", document() if val is None else val)):
-        (folder / split).mkdir(parents=True)
         for i, (height, width) in enumerate(SIZES):
-            pixels = np.random.default_rng(i).integers(0, 255, (height, width, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / split / f"{i}.png")
+            save_image(folder / split / f"{i}.png", noise(i, height, width))
         (folder / f"{split}.json").write_text(content if isinstance(content, str) else json.dumps(content))
     (folder / "tiny.yaml").write_text(TINY)
 

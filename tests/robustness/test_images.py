@@ -1,13 +1,12 @@
 """Corrupt image files in a data set: each is refused by name."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.robustness.test_coco import document, write
+from tests.written_files import encoded
 
 HEIGHT, WIDTH = 40, 56
 
@@ -16,19 +15,13 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-def saved(kind: str, values: np.ndarray, **options: object) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(values).save(out, kind, **options)
-    return out.getvalue()
-
-
-JPEG, PNG = saved("JPEG", pixels(), quality=95), saved("PNG", pixels())
+JPEG, PNG = encoded(pixels(), "JPEG", quality=95), encoded(pixels())
 REFUSED_AT_THE_START = {
     "empty": b"",
     "half of a JPEG": JPEG[: len(JPEG) // 2],
     "a PNG without its end": PNG[:-12],
-    "floating-point TIFF": saved("TIFF", np.ones((HEIGHT, WIDTH), np.float32)),
-    "another size": saved("PNG", pixels()[:-1]),
+    "floating-point TIFF": encoded(np.ones((HEIGHT, WIDTH), np.float32), "TIFF"),
+    "another size": encoded(pixels()[:-1]),
 }
 ENDS_EARLY = JPEG[: len(JPEG) // 2] + b"\xff\xd9"
 

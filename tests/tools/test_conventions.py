@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.written_files import write_texts
+
 PROJECT = Path(__file__).resolve().parents[2]
 ARCHITECTURE, ZOO = "docs/development/architecture.md", "docs/model-zoo.md"
 RESULTS: dict[str, Any] = {
@@ -176,22 +178,16 @@ def conventions(name: str) -> Any:
     return importlib.import_module(f"tools.conventions.{name}")
 
 
-def write(root: Path, files: dict[str, str]) -> None:
-    for file, text in files.items():
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_text(text)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_violation_is_found_and_nothing_before_it(tmp_path: Path, name: str) -> None:
     module, function = name.split(".")
     check, tree = getattr(conventions(module), function), conventions("tree").Tree
     for i, (files, file, part, text, expected) in enumerate(CASES[name]):
         root = tmp_path / str(i)
-        write(root, files)
+        write_texts(root, files)
         assert [*check(tree(root))] == []
         assert part in files.get(file, "")
-        write(root, {file: files.get(file, "").replace(part, text, 1)})
+        write_texts(root, {file: files.get(file, "").replace(part, text, 1)})
         problems = [str(problem) for problem in check(tree(root))]
         assert any(expected in problem for problem in problems), (expected, problems)
 
@@ -199,7 +195,7 @@ def test_a_violation_is_found_and_nothing_before_it(tmp_path: Path, name: str) -
 def test_every_pass_has_a_case_and_the_command_prints_problems(tmp_path, monkeypatch, capsys) -> None:
     main = conventions("__main__")
     assert {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in main.PASSES} == {*CASES}
-    write(tmp_path, {"docs/a.md": "```text\npip install x\n```\n"})
+    write_texts(tmp_path, {"docs/a.md": "```text\npip install x\n```\n"})
     tree = conventions("tree").Tree(tmp_path)
     monkeypatch.setattr(main, "Tree", lambda root: tree)
     monkeypatch.setattr(main, "PASSES", (conventions("pages").commands_are_in_blocks_that_run,))

@@ -10,16 +10,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import densevit
 from densevit.cli import main
 from densevit_batch import folder_prediction
 from densevit_batch.prediction_folder import parts_of
 from tests.cli.stand_in import StandIn, dog_and_cat, read
+from tests.data.coco_folder import noise
+from tests.written_files import save_image
 
 DETR = {"name": "detr", "transformer": {"width": 32, "encoder_layers": 1, "decoder_layers": 1}, "num_queries": 3}
 PREDICT = ["predict", "run", "photos", "--batch-size", "1", "--out"]
@@ -34,10 +34,8 @@ def boxes_and_panoptic(height: int, width: int) -> Any:
 @pytest.fixture
 def list_of_ten(cwd: Path) -> Path:
     """Ten photos in blocks of four, of which one cannot be read."""
-    Path("photos").mkdir()
     for n in range(COUNT):
-        pixels = np.random.default_rng(n).integers(0, 256, (40 + 8 * (n % 2), 50, 3), np.uint8)
-        Image.fromarray(pixels).save(f"photos/=cat {n}.png")
+        save_image(Path(f"photos/=cat {n}.png"), noise(n, 40 + 8 * (n % 2), 50))
     Path("photos/=cat 4.png").write_text("no image")
     return cwd
 

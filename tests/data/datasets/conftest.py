@@ -15,6 +15,7 @@ from densevit.data.datasets.file_checks import check_files
 from densevit.errors import warn_once
 from densevit.interfaces import Dataset
 from tests.data.coco_folder import noise
+from tests.written_files import save_image, write_text
 
 Write = Callable[..., Path]
 LABEL = np.array([[0, 0, 1, 1], [2, 2, 1, 255], [2, 0, 0, 1]], np.uint8)  # 3 high, 4 wide
@@ -58,10 +59,7 @@ def write(tmp_path):
     """`write(path, size=(width, height))` writes an image and nothing else."""
 
     def write(path: str, size: tuple[int, int] = (4, 3)) -> Path:
-        file = tmp_path / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, (1, 2, 3)).save(file)
-        return file
+        return save_image(tmp_path / path, Image.new("RGB", size, (1, 2, 3)))
 
     return write
 
@@ -83,11 +81,10 @@ def depth(tmp_path):
 
     def depth(path: str, values: Any) -> Path:
         file = tmp_path / path
+        if file.suffix != ".npy":
+            return save_image(file, values)
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".npy":
-            np.save(file, values)
-        else:
-            Image.fromarray(values).save(file)
+        np.save(file, values)
         return file
 
     return depth
@@ -119,13 +116,11 @@ def label(tmp_path, depth):
 @pytest.fixture
 def jpeg_pairs(tmp_path):
     """Label maps. JPEGs may be called .jfif and .jpe, also in capitals."""
-    labels = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (6, 4)))
+    labels = np.tile(np.array([0, 1], np.uint8), (6, 4))
     for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (tmp_path / folder / split).mkdir(parents=True)
         for index, name in enumerate(("a.jpg", "b.JFIF", "c.jpe")):
-            Image.fromarray(noise(index, 6, 8)).save(tmp_path / "images" / split / name, format="JPEG")
-            labels.save(tmp_path / "labels" / split / f"{name[0]}.png")
+            save_image(tmp_path / "images" / split / name, noise(index, 6, 8), format="JPEG")
+            save_image(tmp_path / "labels" / split / f"{name[0]}.png", labels)
     return tmp_path
 
 
@@ -160,17 +155,14 @@ def write_coco(tmp_path):
     def write_coco(content: Any = None, file: str = "train.json", folder: str = "train", root: str = "set") -> Path:
         content = coco_document() if content is None else content
         base = tmp_path / root
-        (base / file).parent.mkdir(parents=True, exist_ok=True)
-        (base / file).write_text(content if isinstance(content, str) else json.dumps(content))
+        write_text(base / file, content if isinstance(content, str) else json.dumps(content))
         if "train" in file and not list(base.glob("val*")):
             (base / "val.json").touch()  # so that train is not divided
         (base / folder).mkdir(parents=True, exist_ok=True)
         for image in content["images"] if isinstance(content, dict) else []:
             if isinstance(image, dict) and "file_name" in image:
-                path = base / folder / image["file_name"]
-                path.parent.mkdir(exist_ok=True, parents=True)
                 color = (200, 10, 15 - image["id"] if image.get("id") in range(16) else 10)
-                Image.new("RGB", (40, 30), color).save(path)
+                save_image(base / folder / image["file_name"], Image.new("RGB", (40, 30), color))
         return base
 
     return write_coco

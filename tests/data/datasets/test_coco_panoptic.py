@@ -13,6 +13,7 @@ from PIL import Image
 from densevit.data.datasets.coco_panoptic import CocoPanoptic, panoptic_json
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
+from tests.written_files import save_image
 
 # ids of 3 x 4 pixels: two dogs, a crowd of dogs, sky, and void. 70000 = 112 + 17 * 256 + 1 * 65536
 IDS = np.array([[7, 7, 300, 300], [7, 0, 70000, 70000], [9, 9, 70000, 0]])
@@ -32,8 +33,7 @@ Write = Callable[..., Path]
 
 
 def save_segments(path: Path, ids: np.ndarray = IDS) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8)).save(path)
+    save_image(path, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8))
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -51,8 +51,7 @@ def write(tmp_path):
         save_segments(tmp_path / "annotations/panoptic_train2017/a.png", ids)
         content = document() if content is None else content
         (tmp_path / "annotations/panoptic_train2017.json").write_text(json.dumps(content))
-        (tmp_path / "train2017").mkdir(exist_ok=True)
-        Image.new("RGB", size, (200, 10, 10)).save(tmp_path / "train2017/a.jpg")
+        save_image(tmp_path / "train2017/a.jpg", Image.new("RGB", size, (200, 10, 10)))
         return tmp_path
 
     return write
@@ -89,9 +88,7 @@ def test_boxes_masks_and_label_map_follow_from_the_segments(write):
 def test_cityscapes_images_are_found_by_their_ids(tmp_path):
     """As cityscapesScripts' createPanopticImgs.py writes it: no city in the json, ids of instances as segments."""
     name = "aachen_000000_000019"
-    image = tmp_path / f"leftImg8bit/train/aachen/{name}_leftImg8bit.png"
-    image.parent.mkdir(parents=True)
-    Image.new("RGB", (4, 3)).save(image)
+    image = save_image(tmp_path / f"leftImg8bit/train/aachen/{name}_leftImg8bit.png", Image.new("RGB", (4, 3)))
     ids = np.array([[7, 7, 26001, 26001], [7, 0, 26000, 26000], [26, 26, 26, 0]])
     save_segments(tmp_path / f"gtFine/cityscapes_panoptic_train/{name}_gtFine_panoptic.png", ids)
     segments = [

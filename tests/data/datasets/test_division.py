@@ -14,14 +14,13 @@ from densevit.data.datasets.division import validation_part
 from densevit.errors import DataError
 from densevit.interfaces import Dataset
 from tests.data.coco_folder import noise, write_split
+from tests.written_files import save_image
 
 
 def save(path: Path, seed: int, side: int = 64, **options: Any) -> Path:
     """A random smooth image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3)).astype(np.uint8)
-    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path, **options)
-    return path
+    return save_image(path, Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC), **options)
 
 
 def write_coco(root: Path) -> Path:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
+from tests.written_files import save_image, write_text
 
 ELSEWHERE = {  # by name in the json: the file in images/
     "http://host:8080/data/upload/3/ab12-a.jpg": "ab12-a.jpg",
@@ -28,19 +28,15 @@ ELSEWHERE = {  # by name in the json: the file in images/
 
 
 def image(path: Path, shade: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((20, 30, 3), shade, np.uint8)).save(path)
-    return path
+    return save_image(path, np.full((20, 30, 3), shade, np.uint8))
 
 
 def write(root: Path, *names: str) -> Path:
     """A folder with result.json, with an object in each of these images."""
-    root.mkdir(parents=True, exist_ok=True)
     images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
     objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 9, 9]} for i in range(len(names))]
     document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
-    (root / "result.json").write_text(json.dumps(document))
-    return root
+    return write_text(root / "result.json", json.dumps(document)).parent
 
 
 def read(root: Path, **options: Any) -> tuple[Coco, list[str]]:

@@ -13,7 +13,9 @@ from PIL import Image
 from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
+from tests.data.coco_folder import noise
 from tests.data.datasets.conftest import LABEL, opened, semantic
+from tests.written_files import save_image
 
 NAMES = ["road", "tree", "car"]
 
@@ -104,16 +106,12 @@ ROAD, TREE = (128, 64, 128), (0, 128, 0)
 def colored(root: Path, layout: tuple[str, str] = ("images/train", "labels/train"), indexed: bool = False) -> Path:
     """Four images with label maps of a half road and a half tree."""
     values = np.repeat(np.array([0, 1], np.uint8), 8)[None].repeat(12, axis=0)
-    for folder in layout:
-        (root / folder).mkdir(parents=True)
     for k in range(4):
-        Image.fromarray(np.random.default_rng(k).integers(0, 256, (12, 16, 3), np.uint8)).save(
-            root / layout[0] / f"{k}.png"
-        )
+        save_image(root / layout[0] / f"{k}.png", noise(k, 12, 16))
         written = Image.fromarray(values if indexed else np.array([ROAD, TREE], np.uint8)[values])
         if indexed:
             written.putpalette([*ROAD, *TREE] + [0] * 762)
-        written.save(root / layout[1] / f"{k}.png")
+        save_image(root / layout[1] / f"{k}.png", written)
     return root
 
 

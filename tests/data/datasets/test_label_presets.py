@@ -9,6 +9,7 @@ import yaml
 from densevit.data.datasets.label_maps import PRESETS, LabelMaps, Preset
 from densevit.interfaces import Class
 from tests.data.datasets.conftest import Write, semantic
+from tests.written_files import write_text
 
 CITY = "train/aachen/aachen_000000_000019"
 VOC = ("JPEGImages/2008_000002.jpg", "SegmentationClass{}/2008_000002.png", "ImageSets/Segmentation{}/train.txt")
@@ -41,8 +42,7 @@ def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> t
     write_image(image)
     label(file, np.array([values] * 3, np.uint8))
     if listed:
-        (folder / listed).parent.mkdir(parents=True)
-        (folder / listed).write_text(f"{Path(image).stem}\n")
+        write_text(folder / listed, f"{Path(image).stem}\n")
     dataset = LabelMaps("train", root=str(folder), preset=preset)
     assert semantic(dataset) == [indices] * 3
     return dataset.classes["segmentation"]

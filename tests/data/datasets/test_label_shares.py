@@ -13,6 +13,7 @@ from densevit.data.datasets.label_maps import LabelMaps
 from densevit.data.datasets.label_values import Ignored
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
+from tests.written_files import save_image
 
 LESION = np.array([[0, 0, 0, 255]] * 3, np.uint8)  # a binary mask, a quarter is 255
 
@@ -21,12 +22,10 @@ def write(root: Path, label: Image.Image | np.ndarray, names: str = "ab") -> str
     """Two pairs in each split. Returns the root."""
     image = label if isinstance(label, Image.Image) else Image.fromarray(label)
     for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (root / folder / split).mkdir(parents=True, exist_ok=True)
         for seed, name in enumerate(names):
             pixels = np.random.default_rng([seed, split == "val"]).integers(0, 256, (image.height, image.width, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / split / f"{name}.png")
-            image.save(root / "labels" / split / f"{name}.png")
+            save_image(root / "images" / split / f"{name}.png", pixels.astype(np.uint8))
+            save_image(root / "labels" / split / f"{name}.png", image)
     return str(root)
 
 

@@ -5,20 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.data.dataset_builder import create_dataset
 from densevit.data.datasets.pair_paths import list_files
 from densevit.data.io.image_names import drawing_names, image_names
 from densevit.errors import DataError
+from tests.written_files import save_image, write_text
 
 SHADES = {"a": 10, "b": 90, "c": 170}  # of each folder's image
 SIZE = (8, 6)  # width, height
 
 
 def png(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((SIZE[1], SIZE[0], *np.shape(value)), value, np.uint8)).save(path)
+    save_image(path, np.full((SIZE[1], SIZE[0], *np.shape(value)), value, np.uint8))
 
 
 def label_maps(root: Path) -> dict[str, Any]:
@@ -48,6 +47,5 @@ def test_lists_and_patterns_that_fit_several_files_are_errors(tmp_path):
 
 def test_files_of_a_folder_are_listed_by_name(tmp_path):
     for name in ("0.png", "b/1.png", "notes.txt"):
-        (tmp_path / "maps" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "maps" / name).touch()
+        write_text(tmp_path / "maps" / name, "")
     assert list_files(tmp_path, "maps", (".png",), "labels") == {"0": "maps/0.png", "b/1": "maps/b/1.png"}

@@ -12,6 +12,7 @@ from densevit.data.datasets.coco_panoptic import CocoPanoptic
 from densevit.data.io.map_files import MapFiles
 from densevit.evaluation.panoptic import Panoptic
 from densevit.interfaces import Class
+from tests.written_files import save_image
 
 CLASSES = (Class("person", 1, (220, 20, 60)), Class("car", 3, (0, 0, 142)), Class("sky", 300, (70, 130, 180), False))
 
@@ -50,8 +51,7 @@ def test_written_files_are_a_panoptic_data_set_with_a_quality_of_one(tmp_path):
     expected = {name: np.where(ids < 0, -1, ids + rng.integers(0, 2, (5, 7))) for name, ids in expected.items()}
     expected |= {"empty": np.full((5, 7), -1)}
     for name in expected:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L" if name == "3" else "RGB", (7, 5)).save(tmp_path / f"{name}.png")
+        save_image(tmp_path / f"{name}.png", Image.new("L" if name == "3" else "RGB", (7, 5)))
     images = {name: {"id": number, "file_name": f"{name}.png"} for number, name in enumerate(expected)}
     files, annotated = MapFiles(tmp_path / "found", {"head": CLASSES}), []
     for name, ids in expected.items():

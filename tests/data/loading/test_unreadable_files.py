@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.interfaces import Batch
+from tests.written_files import save_image
 
 LENGTH, DAMAGED = 12, ("00", "07")
 
@@ -21,11 +21,9 @@ def write_damaged(root: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
-            folder = root / kind / split
-            folder.mkdir(parents=True)
             for index in range(LENGTH):
                 pixels = rng.integers(0, 256 if kind == "images" else 2, shape).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index:02}.{'jpg' if kind == 'images' else 'png'}")
+                save_image(root / kind / split / f"{index:02}.{'jpg' if kind == 'images' else 'png'}", pixels)
         for name in DAMAGED:
             file = root / "images" / split / f"{name}.jpg"
             data = file.read_bytes()

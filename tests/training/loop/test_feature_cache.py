@@ -5,7 +5,6 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from densevit.errors import ConfigError, DensevitError
 from densevit.training.loop import feature_cache
 from densevit.training.loop.feature_cache import FeatureCache
 from tests.training.runs import checkpoint, interrupted_after, recorded, resume
+from tests.written_files import save_image
 
 
 class Counted(densevit.Backbone):
@@ -162,8 +162,7 @@ def config(tmp_path) -> dict[str, Any]:
     for split, i in [("train", i) for i in range(6)] + [("val", i) for i in range(3)]:
         size = (64, 64) if i % 2 else (40, 64)
         for kind, pixels in (("images", rng.integers(0, 256, (*size, 3))), ("labels", rng.choice([0, 1, 255], size))):
-            (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(tmp_path / kind / split / f"{i}.png"), pixels.astype(np.uint8))
+            save_image(tmp_path / kind / split / f"{i}.png", pixels.astype(np.uint8))
     torch.manual_seed(5)
     densevit.save(densevit.create_model({"name": name}, {"s": "linear"}, ["a", "b"]), tmp_path / "w.safetensors")
     return {

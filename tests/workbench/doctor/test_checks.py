@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import densevit
 from densevit import config, registry
 from densevit_workbench.doctor.checks import alike_names
 from densevit_workbench.doctor.next_command import STARTS
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, box, save, write_coco, write_label_maps
-from tests.workbench.interchange.files import write
+from tests.written_files import save_image, write_text
 
 
 def polygon(x: int, y: int, width: int, height: int) -> list[list[int]]:
@@ -29,11 +28,10 @@ def objects(exchanged: int, count: int = 4) -> list[dict[str, Any]]:
 def write_depth(root: Path, medians: list[int]) -> Path:
     """Depth in millimetres, for train and val."""
     for split in ("train", "val"):
-        (root / "labels" / split).mkdir(parents=True)
         for number, median in enumerate(medians):
             save(root / "images" / split / f"{number:02}.png", number + 100 * (split == "val"))
             depth = np.linspace(0.9 * median, 1.1 * median, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
-            Image.fromarray(depth.astype(np.uint16)).save(root / "labels" / split / f"{number:02}.png")
+            save_image(root / "labels" / split / f"{number:02}.png", depth.astype(np.uint16))
     return root
 
 
@@ -49,10 +47,12 @@ def test_masks_outside_of_their_boxes(exchanged: int, severity: str, options: li
 
 
 def test_spellings_of_a_class_are_a_warning_with_the_command(tmp_path: Path):
-    write(tmp_path / "data.yaml", "{train: images/train, val: images/val, names: [aple, apple]}")
+    write_text(tmp_path / "data.yaml", "{train: images/train, val: images/val, names: [aple, apple]}")
     for split, first in (("train", 0), ("val", 50)):
         save(tmp_path / "images" / split / "0.png", first)
-        write(tmp_path / f"labels/{split}/0.txt", "\n".join(f"{int(i > 0)} 0.5 0.5 0.{i + 10} 0.5" for i in range(21)))
+        write_text(
+            tmp_path / f"labels/{split}/0.txt", "\n".join(f"{int(i > 0)} 0.5 0.5 0.{i + 10} 0.5" for i in range(21))
+        )
     [finding] = [one for one in densevit.doctor(tmp_path).findings if "look alike" in one.title]
     assert (finding.split, finding.examples) == ("train", ("aple 1, apple 20",))
     assert finding.fix.endswith(f"densevit data convert yolo {tmp_path} NEW_FOLDER --merge=aple=apple")

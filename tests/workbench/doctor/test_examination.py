@@ -16,14 +16,14 @@ from densevit.errors import DataError, DensevitError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.built_models import build_model
+from tests.written_files import save_image, write_text, write_texts
 
 WIDTH, HEIGHT = 64, 48
 
 
 def save(path: Path, seed: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    save_image(path, Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
 
 
 def box(number: int, image: Any, bbox: Any, category: Any = 1, **more: Any) -> dict[str, Any]:
@@ -142,8 +142,7 @@ def write_label_maps(root: Path) -> Path:
             save(root / "images" / split / f"{number}.png", number + (50 if split == "val" else 0))
             values = np.zeros((HEIGHT, WIDTH), np.uint8)
             values[:12], values[-12:] = 1, 255
-            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(values).save(root / "labels" / split / f"{number}.png")
+            save_image(root / "labels" / split / f"{number}.png", values)
     return root
 
 
@@ -231,8 +230,7 @@ LINE = "0 0.5 0.5 0.2 0.1\n"
 def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str | None, file: str, text: str):
     folder = tmp_path / "set"
     save(folder / "a.png", 0)
-    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-    (folder / file).write_text(text)
+    write_text(folder / file, text)
     if format:
         assert find_source(folder).section.name == format
     else:
@@ -254,12 +252,10 @@ def test_a_folder_of_another_format_is_recognised(tmp_path: Path, format: str | 
 )
 def test_what_label_tools_export_is_refused_with_the_next_step_in_one_line(tmp_path: Path, name: str, says: str):
     """By `doctor`, by `data=` and, for a folder, by a conversion."""
-    (tmp_path / "set/annotations").mkdir(parents=True)
-    (tmp_path / "set.zip").write_bytes(b"PK")
-    (tmp_path / "set/annotations.xml").write_text("<?xml version='1.0'?>\n<annotations></annotations>")
+    texts = {"set.zip": "PK", "set/annotations.xml": "<?xml version='1.0'?>\n<annotations></annotations>"}
     if name.endswith("json"):
-        document = {"images": [{"id": 1, "file_name": "0.jpg"}], "categories": [], "annotations": []}
-        (tmp_path / name).write_text(json.dumps(document))
+        texts[name] = '{"images": [{"id": 1, "file_name": "0.jpg"}], "categories": [], "annotations": []}'
+    write_texts(tmp_path, texts)
     detector: dict[str, Any] = {"backbone": {"name": "resnet"}, "heads": {"detection": {"name": "detr"}}}
     for door in (
         lambda: densevit.doctor(tmp_path / name),

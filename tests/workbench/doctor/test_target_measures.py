@@ -7,6 +7,7 @@ from PIL import Image
 
 import densevit
 from tests.workbench.doctor.test_examination import HEIGHT, WIDTH, save, write_label_maps
+from tests.written_files import save_image
 
 
 def test_label_values_of_all_files_are_found(tmp_path: Path):
@@ -31,9 +32,8 @@ def test_depth_in_a_wrong_unit_is_an_error_and_its_range_a_note(tmp_path: Path):
     for split, first in (("train", 0), ("val", 60)):
         for number in range(3):
             save(tmp_path / "images" / split / f"{number}.png", number + first)
-            (tmp_path / "labels" / split).mkdir(parents=True, exist_ok=True)
             depth = np.full((HEIGHT, WIDTH), 2000 + number, np.uint16)
-            Image.fromarray(depth).save(tmp_path / "labels" / split / f"{number}.png")
+            save_image(tmp_path / "labels" / split / f"{number}.png", depth)
     wrong = densevit.doctor(tmp_path)
     assert [one.title for one in wrong.errors] == ["the split cannot be read"] * 2
     assert "set data.scale=0.001" in wrong.errors[0].examples[0]

@@ -8,14 +8,14 @@ import pytest
 
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import write
 from tests.workbench.interchange.test_dataset_conversion import coco, image, yolo
+from tests.written_files import write_text
 
 
 def outside_yolo(root: Path, secret: Path) -> Path:
     yolo(root)
-    write(root / "list.txt", f"./images/train/a.png\n{secret}\n")
-    write(root / "data.yaml", "train: list.txt\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    write_text(root / "list.txt", f"./images/train/a.png\n{secret}\n")
+    write_text(root / "data.yaml", "train: list.txt\nval: images/val\nnames: {0: cat, 1: dog}\n")
     return root
 
 
@@ -23,7 +23,7 @@ def outside_coco(root: Path, secret: Path) -> Path:
     coco(root, 8)
     document = json.loads((root / "train.json").read_text())
     document["images"][0]["file_name"] = f"../../{secret.parent.name}/{secret.name}"
-    write(root / "train.json", json.dumps(document))
+    write_text(root / "train.json", json.dumps(document))
     return root
 
 

@@ -18,7 +18,7 @@ from densevit.cli import main
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.interchange import files
-from tests.workbench.interchange.files import write
+from tests.written_files import encoded, write_text, write_texts
 
 WIDTH, HEIGHT = 80, 40
 image = partial(files.image, size=(WIDTH, HEIGHT))
@@ -38,20 +38,21 @@ def annotations(file: Path, name: str) -> list[dict[str, Any]]:
 
 
 def yolo(root: Path) -> Path:
-    image(root / "images" / "train" / "a.png")
-    image(root / "images" / "train" / "b.png")
-    image(root / "images" / "val" / "c.png")
-    write(root / "labels" / "train" / "a.txt", "1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.5 0.1 0.5 0.6\n")
-    write(root / "labels" / "val" / "c.txt", "0 0 0.5 0.5 0.5\n")
-    write(root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
-    return root
+    for name in ("train/a", "train/b", "val/c"):
+        image(root / "images" / f"{name}.png")
+    texts = {
+        "labels/train/a.txt": "1 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.5 0.1 0.5 0.6\n",
+        "labels/val/c.txt": "0 0 0.5 0.5 0.5\n",
+        "data.yaml": "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n",
+    }
+    return write_texts(root, texts)
 
 
 def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
     for name, split in (("a", "train"), ("b", "val")):
         image(root / "JPEGImages" / f"{name}.jpg")
-        write(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
-        write(
+        write_text(root / "ImageSets" / "Main" / f"{split}.txt", f"{name}\n")
+        write_text(
             root / "Annotations" / f"{name}.xml",
             f"<annotation><filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height>"
             "<depth>3</depth></size><object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin>"
@@ -65,7 +66,7 @@ def voc(root: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
 def labelme(root: Path, name: str, shapes: list[dict[str, Any]], **more: Any) -> Path:
     image(root / f"{name}.png")
     document = {"shapes": shapes, "imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": WIDTH} | more
-    write(root / f"{name}.json", json.dumps(document))
+    write_text(root / f"{name}.json", json.dumps(document))
     return root
 
 
@@ -83,7 +84,7 @@ def coco(root: Path, images: int = 60) -> Path:
         "annotations": [{"id": n} | record for n, record in enumerate(records)],
         "categories": [{"id": 3, "name": "van"}, {"id": 8, "name": "car"}, {"id": 20, "name": "boat"}],
     }
-    write(root / "train.json", json.dumps(document))
+    write_text(root / "train.json", json.dumps(document))
     return root
 
 
@@ -155,19 +156,19 @@ def test_mistakes_of_the_user_are_errors(cwd: Path, run, arguments: str, message
 @pytest.mark.filterwarnings("ignore:.*text file")
 def test_all_faults_are_listed_at_once_with_the_fix(tmp_path: Path):
     root = yolo(tmp_path / "in")
-    write(root / "data.yaml", (root / "data.yaml").read_text() + "test: ../test/images\n")
+    write_text(root / "data.yaml", (root / "data.yaml").read_text() + "test: ../test/images\n")
     with pytest.warns(UserWarning, match=r"'\.\./test/images' does not exist"):
         assert set(convert_dataset("yolo", root, tmp_path / "first").splits) == {"train", "val"}
     for name in ("train/b.png", "val/c.png"):
         image(root / "images" / name, damaged=True)
-    write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
+    write_text(root / A_TXT, "2 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2\n0 30 10 20 20\n")
     with pytest.raises(DataError) as caught:
         convert_dataset("yolo", root, tmp_path / "out", strict=True)
     _, *lines, fix = str(caught.value).splitlines()
     assert "Fix: " in fix
     places = ("images/train/b.png", "images/val/c.png", f"{A_TXT}, line 1", f"{A_TXT}, line 3")
     assert all(str(root / place) in line for place, line in zip(places, lines, strict=True))
-    write(root / A_TXT, "2 0.5 0.5 0.2 0.2\n" * 30)
+    write_text(root / A_TXT, "2 0.5 0.5 0.2 0.2\n" * 30)
     with pytest.raises(DataError, match=r"has 32 faults:(\n.*){10}\n  \.\.\. and 22 more\nFix: "):
         convert_dataset("yolo", root, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
@@ -202,8 +203,7 @@ def test_labelme_shapes(tmp_path: Path):
     part = {"label": "leaf", "shape_type": "polygon", "points": [[40, 10], [50, 10], [45, 20]], "group_id": 3}
     mask = np.zeros((4, 6), np.uint8)
     mask[1:3, 2:5] = 255
-    Image.fromarray(mask).save(buffer := io.BytesIO(), "PNG")
-    pixels = base64.b64encode(buffer.getvalue()).decode()
+    pixels = base64.b64encode(encoded(mask)).decode()
     coded = {"label": "spot", "shape_type": "mask", "points": [[30, 20], [35, 23]], "mask": pixels}
     shapes = [
         square,

@@ -13,7 +13,7 @@ from densevit.errors import DataError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.workbench.doctor.test_examination import save
-from tests.workbench.interchange.files import write
+from tests.written_files import write_text
 
 WIDTH, HEIGHT = 80, 60
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -31,9 +31,9 @@ def yolo(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4)
         for k in range(count):
             image(root / "images" / split / f"{k}.png", 100 * number + k)
             polygons = f"{k % 2} 0.25 {1 / 6} 0.75 {1 / 6} 0.75 {2 / 3} 0.25 {2 / 3}\n1 0.25 0.2 0.75 0.2 0.75 0.6\n"
-            write(root / "labels" / split / f"{k}.txt", polygons if k else polygons.splitlines()[0])
+            write_text(root / "labels" / split / f"{k}.txt", polygons if k else polygons.splitlines()[0])
     entries = "".join(f"{split}: images/{split}\n" for split in splits)
-    write(root / "data.yaml", f"path: .\n{entries}names: {{0: zebra, 1: ant}}\n")
+    write_text(root / "data.yaml", f"path: .\n{entries}names: {{0: zebra, 1: ant}}\n")
     return root
 
 
@@ -41,12 +41,12 @@ def voc(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) 
     corners = "".join(f"<{side}>{value}</{side}>" for side, value in zip(SIDES, BOX, strict=True))
     for number, split in enumerate(splits):
         names = [f"{split}{k}" for k in range(count)]
-        write(root / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names))
+        write_text(root / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names))
         for k, name in enumerate(names):
             image(root / "JPEGImages" / f"{name}.png", 100 * number + k)
             box = f"<object><name>{('ant', 'zebra')[k % 2]}</name><bndbox>{corners}</bndbox></object>"
             zero = "<object><name>ant</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-            write(root / "Annotations" / f"{name}.xml", f"<annotation>{box}{zero}</object></annotation>")
+            write_text(root / "Annotations" / f"{name}.xml", f"<annotation>{box}{zero}</object></annotation>")
     return root
 
 
@@ -75,7 +75,7 @@ def test_samples_are_those_of_the_converted_data_set(format: str, tmp_path: Path
 
 def test_boxes_among_polygons_are_masks_or_left_out_as_an_option_says(tmp_path: Path):
     root = yolo(tmp_path / "in")
-    write(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
+    write_text(root / "labels" / "train" / "2.txt", "0 0.25 0.2 0.75 0.2 0.75 0.6\n1 0.5 0.5 0.5 0.4\n")
     text = (
         r"^1 of 7 objects have a box and no polygon or mask, first: labels/train/2\.txt, line 2\. Fix: "
         r"data\.boxes_as_masks=true takes .*data\.boxes_as_masks=false leaves .*without data\.masks boxes suffice\.$"
@@ -110,10 +110,10 @@ def test_changes_are_read_and_others_come_from_the_cache(tmp_path: Path, own_cac
     written = first.stat().st_mtime_ns
     assert torch.equal(Coco("train", root=str(root)).objects(0)["boxes"], boxes)
     assert first.stat().st_mtime_ns == written
-    write(root / "labels" / "train" / "0.txt", "0 0.5 0.5 0.25 0.5\n")
+    write_text(root / "labels" / "train" / "0.txt", "0 0.5 0.5 0.25 0.5\n")
     assert Coco("train", root=str(root)).objects(0)["boxes"].tolist() == [[30, 15, 50, 45]]
     image(root / "images" / "train" / "new.png", 50)
-    write(root / "labels" / "train" / "new.txt", "1 0.5 0.5 0.25 0.5\n")
+    write_text(root / "labels" / "train" / "new.txt", "1 0.5 0.5 0.25 0.5\n")
     assert len(Coco("train", root=str(root))) == 5
     first.unlink()
     (root / "images" / "train" / "new.png").unlink()

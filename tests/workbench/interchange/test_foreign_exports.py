@@ -14,7 +14,8 @@ from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import image, write
+from tests.workbench.interchange.files import image
+from tests.written_files import write_text, write_texts
 
 TASK = {"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": [{"result": []}]}
 SEGMENTS = {"images": [], "annotations": [{"segments_info": []}], "categories": []}
@@ -70,8 +71,7 @@ EXPORTS = {  # the files of each tool's export, and what the error says of it
 def test_doctor_and_training_name_the_export(tool: str, tmp_path: Path):
     files, text = EXPORTS[tool]
     image(tmp_path / "a.png")
-    for name, content in files.items():
-        write(tmp_path / name, content)
+    write_texts(tmp_path, files)
     message = rf"^{re.escape(str(tmp_path))}/\S+ is in {text.format(root=re.escape(str(tmp_path)))}[^\n]*\.$"
     with pytest.raises(DataError, match=message):
         find_source(str(tmp_path))
@@ -96,7 +96,7 @@ def test_label_studios_regions_are_boxes_and_masks(tmp_path: Path):
         region("brushlabels", format="rle", rle=[1]),
     ]
     task = {**TASK, "annotations": [{"was_cancelled": True, "result": regions[:1]}, {"result": regions}]}
-    write(root / "export.json", json.dumps([task]))
+    write_text(root / "export.json", json.dumps([task]))
     with pytest.warns(UserWarning, match=r"5 regions found: 4 used, 1 left out \(1 of the type brushlabels"):
         result = convert_dataset("label_studio", root, tmp_path / "out", splits={"train": 1.0})
     [converted] = result.splits["train"]
@@ -125,7 +125,7 @@ def test_things_of_panoptic_maps_become_boxes_and_masks(tmp_path: Path):
         entry = {"image_id": n, "file_name": f"{n}.png", "segments_info": segments}
         images = [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 48}]
         document = {"images": images, "annotations": [entry], "categories": categories}
-        write(tmp_path / "in" / f"panoptic_{split}.json", json.dumps(document))
+        write_text(tmp_path / "in" / f"panoptic_{split}.json", json.dumps(document))
     result = convert_dataset("coco_panoptic", tmp_path / "in", tmp_path / "out")
     assert result.classes == ("cat",) and {split: len(images) for split, images in result.splits.items()} == {
         "train": 1,

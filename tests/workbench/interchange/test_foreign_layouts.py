@@ -10,7 +10,8 @@ import densevit
 from densevit.errors import DataError
 from densevit_workbench.interchange.annotated import Annotated
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import image, write
+from tests.workbench.interchange.files import image
+from tests.written_files import write_text, write_texts
 
 LINE = "0 0.5 0.5 0.5 0.5\n"
 BOX = [16, 12, 32, 24]  # of LINE, and of XML from 1
@@ -78,12 +79,9 @@ YOLO_SETS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, list[str]]]
 @pytest.mark.parametrize("name", YOLO_SETS)
 def test_sets_of_yolo_as_tools_write_them(name: str, root: Path, recwarn: pytest.WarningsRecorder):
     images, texts, expected = YOLO_SETS[name]
-    for file, label in images.items():
+    for file in images:
         image(root / file)
-        if label:
-            write(root / label, LINE)
-    for file, text in texts.items():
-        write(root / file, text)
+    write_texts(root, {label: LINE for label in images.values() if label} | texts)
     result = convert("yolo", root)
     assert names(result) == expected and result.classes == ("cat",)
     assert not recwarn.list
@@ -94,15 +92,15 @@ def small(root: Path) -> Path:
     """An image of each split with a label file, and the name of the class."""
     for split in ("train", "val"):
         image(root / "images" / split / "a.jpg")
-        write(root / "labels" / split / "a.txt", LINE)
-    write(root / "classes.txt", "cat\n")
+        write_text(root / "labels" / split / "a.txt", LINE)
+    write_text(root / "classes.txt", "cat\n")
     return root
 
 
 def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
-    write(small / "val.txt", "images/val/a.jpg\nimages/val/a.jpg\n")
-    write(small / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
-    write(small / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+    write_text(small / "val.txt", "images/val/a.jpg\nimages/val/a.jpg\n")
+    write_text(small / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
+    write_text(small / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
     with pytest.raises(DataError, match=r"images/train/gone\.jpg: there is no such .*--skip-unreadable"):
         convert("yolo", small)
     with pytest.warns(UserWarning, match=r"3 images found: 2 used, 1 left out \(.*images/train/gone.jpg\)"):
@@ -143,7 +141,7 @@ def test_boxes_of_voc_count_as_in_the_tool_that_wrote_them(tool: str, root: Path
     for split, name in (("train", "a"), ("val", "b")):
         image(root / split / f"{name}.jpg")
         one = f"<object><name>cat</name><bndbox>{box}</bndbox>{more}</object>"
-        write(root / split / f"{name}.xml", f"<annotation>{head}<filename>{name}.jpg</filename>{one}</annotation>")
+        write_text(root / split / f"{name}.xml", f"<annotation>{head}<filename>{name}.jpg</filename>{one}</annotation>")
     result = convert_dataset("voc", root, tmp_path / "out")
     assert [one.bbox for images in result.splits.values() for image in images for one in image.objects] == [
         tuple(BOX)

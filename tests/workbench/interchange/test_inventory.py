@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from densevit.cli import main
-from tests.workbench.interchange.files import image, write
+from tests.workbench.interchange.files import image
+from tests.written_files import write_text, write_texts
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
 
@@ -27,21 +28,23 @@ def link(root: Path, folder: str, store: Path) -> None:
 def yolo(root: Path) -> tuple[int, int, int]:
     for name in ("train/cam/a", "train/b", "val/c"):
         image(root / "images" / f"{name}.jpg")
-        write(root / "labels" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+        write_text(root / "labels" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
     link(root, "images/train/cam", root.parent / "store")
     wrong = "0 0.5 0.5 0.5 0.5 0.75\n0 0.5 0.5 0 0.5\n0 30 10 20 20\n0 nan 0.5 0.5 0.5"
-    write(root / "labels" / "train" / "b.txt", wrong)
+    write_text(root / "labels" / "train" / "b.txt", wrong)
     image(root / "images" / "train" / "damaged.jpg", damaged=True)
-    write(root / "labels" / "train" / "damaged.txt", "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n")
-    image(root / "images" / "train" / "unlabelled.jpg")
-    image(root / "images" / "extra" / "unlisted.jpg")
-    image(root / "plot.png")
-    write(root / "images" / "train" / "phone.heic", "")
-    write(root / "labels" / "train" / "phone.txt", "0 0.5 0.5 0.5 0.5\n")
-    write(root / "labels" / "val" / "lone.txt", "0 0.5 0.5 0.5 0.5\n")
-    write(root / "README.txt", "This set was exported by hand.\n")
-    write(root / "val.txt", "images/val/c.jpg\nimages/val/gone.jpg\n")
-    write(root / "data.yaml", "train: images/train\nval: val.txt\nnames: [cat]\n")
+    for name in ("images/train/unlabelled.jpg", "images/extra/unlisted.jpg", "plot.png"):
+        image(root / name)
+    texts = {
+        "labels/train/damaged.txt": "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 0.5 0.5\n",
+        "images/train/phone.heic": "",
+        "labels/train/phone.txt": "0 0.5 0.5 0.5 0.5\n",
+        "labels/val/lone.txt": "0 0.5 0.5 0.5 0.5\n",
+        "README.txt": "This set was exported by hand.\n",
+        "val.txt": "images/val/c.jpg\nimages/val/gone.jpg\n",
+        "data.yaml": "train: images/train\nval: val.txt\nnames: [cat]\n",
+    }
+    write_texts(root, texts)
     labels = [path for path in files(root, ".txt") if "labels" in path.parts]
     lines = sum(len(path.read_text().splitlines()) for path in labels)
     return len(files(root, *IMAGE_SUFFIXES)) + 1, len(labels), lines  # gone.jpg

@@ -8,8 +8,8 @@ import pytest
 import densevit
 from densevit.errors import ConfigError, DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import write
 from tests.workbench.interchange.test_dataset_conversion import annotations, image
+from tests.written_files import write_text, write_texts
 
 BOX_COLUMNS = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
@@ -18,26 +18,23 @@ BOX_COLUMNS = (
 
 def open_images(root: Path) -> Path:
     """With the columns of the official files. Image b has no box, c no row; rows of image d, which is not there."""
-    for name in "abc":
-        image(root / "validation" / f"{name}.jpg")
-    image(root / "train" / "t.jpg")
-    write(
-        root / "oidv7-class-descriptions-boxable.csv", 'LabelName,DisplayName\n/m/1,Cat\n/m/2,Dog\n/m/3,"Oboe, old"\n'
-    )
-    write(
-        root / "validation-annotations-bbox.csv",
-        f"{BOX_COLUMNS}a,xclick,/m/1,1,0.25,0.5,0.5,1,0,0,0,0,0\na,activemil,/m/3,1,0,1,0,0.5,0,0,1,0,0\n"
-        "a,xclick,/m/1,1,0.5,0.5,0,1,0,0,0,0,0\nd,xclick,/m/1,1,0,1,0,1,0,0,0,0,0\n",
-    )
+    for name in ("validation/a", "validation/b", "validation/c", "train/t"):
+        image(root / f"{name}.jpg")
     labels = "ImageID,Source,LabelName,Confidence\n"
-    write(
-        root / "validation-annotations-human-imagelabels.csv",
-        f"{labels}a,verification,/m/1,1\na,verification,/m/2,0\nb,verification,/m/3,0\nb,verification,/m/2,1\n"
-        "a,crowdsource-verification,/m/9,0\n",
-    )
-    write(root / "oidv6-train-annotations-bbox.csv", f"{BOX_COLUMNS}t,xclick,/m/2,1,0,0.5,0,1,0,0,0,0,0\n")
-    write(root / "train-annotations-human-imagelabels-boxable.csv", f"{labels}t,verification,/m/2,1\n")
-    return root
+    texts = {
+        "oidv7-class-descriptions-boxable.csv": 'LabelName,DisplayName\n/m/1,Cat\n/m/2,Dog\n/m/3,"Oboe, old"\n',
+        "validation-annotations-bbox.csv": (
+            f"{BOX_COLUMNS}a,xclick,/m/1,1,0.25,0.5,0.5,1,0,0,0,0,0\na,activemil,/m/3,1,0,1,0,0.5,0,0,1,0,0\n"
+            "a,xclick,/m/1,1,0.5,0.5,0,1,0,0,0,0,0\nd,xclick,/m/1,1,0,1,0,1,0,0,0,0,0\n"
+        ),
+        "validation-annotations-human-imagelabels.csv": (
+            f"{labels}a,verification,/m/1,1\na,verification,/m/2,0\nb,verification,/m/3,0\nb,verification,/m/2,1\n"
+            "a,crowdsource-verification,/m/9,0\n"
+        ),
+        "oidv6-train-annotations-bbox.csv": f"{BOX_COLUMNS}t,xclick,/m/2,1,0,0.5,0,1,0,0,0,0,0\n",
+        "train-annotations-human-imagelabels-boxable.csv": f"{labels}t,verification,/m/2,1\n",
+    }
+    return write_texts(root, texts)
 
 
 def test_open_images_has_labelled_classes_in_each_image(tmp_path: Path):
@@ -60,7 +57,7 @@ def test_open_images_has_labelled_classes_in_each_image(tmp_path: Path):
 def test_open_images_without_a_file_or_a_column_is_an_error(tmp_path: Path):
     root = open_images(tmp_path / "in")
     file = root / "validation-annotations-human-imagelabels.csv"
-    write(file, "ImageID,LabelName\n")
+    write_text(file, "ImageID,LabelName\n")
     with pytest.raises(DataError, match=r"imagelabels\.csv: the first line lacks Confidence; found"):
         convert_dataset("open_images", root, tmp_path / "out")
     for each in root.glob("*class-descriptions*"):
@@ -82,7 +79,7 @@ def test_coco_keeps_the_classes_that_are_labelled_in_each_image(tmp_path: Path):
         document = json.loads(file.read_text()) if file.is_file() else {"images": [], "annotations": []}
         document["images"].append({"id": ord(name) - 96, "file_name": f"{name}.png", "width": 80, "height": 40} | more)
         document["annotations"] += objects
-        write(file, json.dumps(document | {"categories": categories}))
+        write_text(file, json.dumps(document | {"categories": categories}))
     convert_dataset("coco", tmp_path / "in", tmp_path / "out")
     labelled = {}
     for split in ("train", "val"):

@@ -11,7 +11,8 @@ import pytest
 
 from densevit.data.dataset_builder import create_dataset
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import image, write
+from tests.workbench.interchange.files import image
+from tests.written_files import write_text
 
 DEGREES = (0.0, 30.0, 90.0, 135.0, -60.0, 300.0)
 X, Y, W, H = 26.0, 35.0, 44.0, 10.0
@@ -37,7 +38,7 @@ def coco_document(name: str, record: dict[str, Any]) -> dict[str, Any]:
 def coco(root: Path, split: str, area: dict[str, float]) -> None:
     for n in range(len(DEGREES)):
         image(root / split / f"{split}{n}.png", n, SIZE)
-    write(root / f"{split}.json", json.dumps(coco_document(split, {"segmentation": [], "iscrowd": 0, **area})))
+    write_text(root / f"{split}.json", json.dumps(coco_document(split, {"segmentation": [], "iscrowd": 0, **area})))
 
 
 def voc(root: Path, split: str, rolabelimg: bool = False) -> None:
@@ -49,14 +50,14 @@ def voc(root: Path, split: str, rolabelimg: bool = False) -> None:
             box = f"<type>robndbox</type><robndbox><cx>{X + W / 2}</cx><cy>{Y + H / 2}</cy><w>{W}</w><h>{H}</h>"
             box += f"<angle>{math.radians(degrees)}</angle></robndbox>"
         text = f"<annotation><filename>{split}{n}.png</filename><object><name>ship</name>{box}</object></annotation>"
-        write(root / split / f"{split}{n}.xml", text)
+        write_text(root / split / f"{split}{n}.xml", text)
 
 
 def labelme(root: Path, split: str) -> None:
     for n, degrees in enumerate(DEGREES):
         image(root / split / f"{split}{n}.png", n, SIZE)
         shape = {"label": "ship", "shape_type": "rotation", "points": corners(degrees).tolist(), "direction": 0}
-        write(root / split / f"{split}{n}.json", json.dumps({"shapes": [shape], "imagePath": f"{split}{n}.png"}))
+        write_text(root / split / f"{split}{n}.json", json.dumps({"shapes": [shape], "imagePath": f"{split}{n}.png"}))
 
 
 SOURCES: dict[str, Any] = {

@@ -12,7 +12,8 @@ import pytest
 
 import densevit
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
-from tests.workbench.interchange.files import image, write
+from tests.workbench.interchange.files import image
+from tests.written_files import write_text
 
 WIDTH, HEIGHT = 64, 48
 FOLDERS = ("a", "b", "c")
@@ -80,15 +81,15 @@ def make(name: str, root: Path, folders: Sequence[str]) -> None:
         line = maker.line.format(folder)
         if maker.label:
             texts = {"yolo": yolo_line(k), "voc": xml(k), "labelme": labelme(k, line)}
-            write(root / maker.label.format(folder), texts[format])
+            write_text(root / maker.label.format(folder), texts[format])
         if maker.lists:
-            write(root / maker.lists.format(folder, split=split), coco([(k, line)]) if format == "coco" else line)
+            write_text(root / maker.lists.format(folder, split=split), coco([(k, line)]) if format == "coco" else line)
     if format == "yolo":
-        write(root / "classes.txt", "cat\n")
+        write_text(root / "classes.txt", "cat\n")
         if maker.lists:
-            write(root / "data.yaml", "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat]\n")
+            write_text(root / "data.yaml", "train: train.txt\nval: val.txt\ntest: test.txt\nnames: [cat]\n")
     if name == "coco in one json":
-        write(root / "result.json", coco([(k, f"{folder}/0.jpg") for k, folder in enumerate(folders)]))
+        write_text(root / "result.json", coco([(k, f"{folder}/0.jpg") for k, folder in enumerate(folders)]))
 
 
 def contents(root: Path) -> dict[int, tuple[str, list[float]]]:

@@ -18,6 +18,7 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.dataset_builder import create_dataset
 from densevit.errors import DataError
 from densevit_workbench.interchange.shards import Shards
+from tests.written_files import save_image
 
 COUNT = 7
 SPLITS = ("train", "val")
@@ -26,15 +27,12 @@ SPLITS = ("train", "val")
 def write_images(root: Path) -> list[tuple[int, int]]:
     """Noise of several sizes, JPEG and PNG; the second is rotated by EXIF. Returns the sizes as stored, (h, w)."""
     rng, sizes = np.random.default_rng(0), []
-    for split in SPLITS:
-        (root / "images" / split).mkdir(parents=True)
-        (root / "labels" / split).mkdir(parents=True)
     for index in range(COUNT):
         height, width = (int(side) for side in rng.integers(20, 50, 2))
         image, exif = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8)), Image.Exif()
         exif[0x0112] = 6 if index == 1 else 1
         for split in SPLITS:
-            image.save(root / "images" / split / f"{index}.{'png' if index == 2 else 'jpg'}", exif=exif)
+            save_image(root / "images" / split / f"{index}.{'png' if index == 2 else 'jpg'}", image, exif=exif)
         sizes.append((height, width))
     return sizes
 
@@ -71,7 +69,7 @@ def label_maps(root: Path) -> dict[str, Any]:
     for index, size in enumerate(write_images(root)):
         labels = Image.fromarray(rng.choice([0, 4, 255], size).astype(np.uint8))
         for split in SPLITS:
-            labels.save(root / "labels" / split / f"{index}.png")
+            save_image(root / "labels" / split / f"{index}.png", labels)
     classes = [{"name": "road", "id": 4, "color": [1, 2, 3]}, {"name": "tree", "id": 0, "color": [4, 5, 6]}]
     return {"name": "label_maps", "classes": classes}
 

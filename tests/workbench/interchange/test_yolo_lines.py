@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from densevit.errors import DataError
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from densevit_workbench.interchange.yolo_lines import YoloLine, form_of, parse_line
+from tests.written_files import save_image, write_text
 
 SIDES = (200, 100)
 CORNERS = np.array([[-0.48, -0.45], [0.49, -0.48], [0.47, 0.46], [-0.46, 0.44]])  # of a plate, relative to its box
@@ -123,16 +123,12 @@ def test_an_ambiguous_set_shows_both_readings_and_the_key_that_chooses():
 
 
 def data_set(root: Path, lines: list[str], kpt_shape: str = "") -> Path:
-    for split in ("train", "val"):
-        (root / "images" / split).mkdir(parents=True)
-        (root / "labels" / split).mkdir(parents=True)
     for n, line in enumerate(lines):
         split = "val" if n == 0 else "train"
         pixels = np.random.default_rng(n).integers(0, 255, (SIDES[1], SIDES[0], 3), np.uint8)
-        Image.fromarray(pixels).save(root / "images" / split / f"{n}.png")
-        (root / "labels" / split / f"{n}.txt").write_text(line)
-    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: [a]\n{kpt_shape}")
-    return root
+        save_image(root / "images" / split / f"{n}.png", pixels)
+        write_text(root / "labels" / split / f"{n}.txt", line)
+    return write_text(root / "data.yaml", f"train: images/train\nval: images/val\nnames: [a]\n{kpt_shape}").parent
 
 
 def test_keypoints_are_written_in_cocos_format(tmp_path: Path):

@@ -1,19 +1,18 @@
 """The page that compares runs, and `densevit report`."""
 
 import functools
-import io
 import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import densevit
 from densevit.errors import ConfigError
 from densevit.evaluation import metrics_file, tables_file
+from tests.data.coco_folder import noise
 from tests.reporting.browser import check_self_contained
+from tests.written_files import encoded
 
 CONFIG = """
 backbone: {{name: swin}}
@@ -27,9 +26,7 @@ ROWS = [["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]]
 @functools.cache
 def image(height: int, width: int) -> bytes:
     """Noise, which JPEG does not compress."""
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=95)
-    return file.getvalue()
+    return encoded(noise(0, height, width), "JPEG", quality=95)
 
 
 def write_run(folder: Path, scale: float, lr: float) -> Path:
