@@ -1,11 +1,5 @@
-"""Initial weights of the linear layers of transformers."""
+"""The initial weights of linear layers, under the name by which measured backbones import them."""
 
-from torch import nn
+from densevit.layers.initial_weights import truncated_normal
 
-
-def truncated_normal(module: nn.Module) -> None:
-    """Initialises a linear layer: weights of deviation 0.02, cut at 2, and biases of 0. Other layers stay."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+__all__ = ["truncated_normal"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import Batch, LossContext, Losses
+from densevit.layers.initial_weights import truncated_normal
 from densevit_methods.crops import check_scale, random_views
 from densevit_methods.moving_average import Float32Buffer, MovingAverage, cosine_momentum
 from densevit_methods.shares import check_shares
@@ -129,10 +130,7 @@ class DINOHead(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
         )
-        for layer in self.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.mlp.apply(truncated_normal)
         self.directions = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach().clone())
 
     def forward(self, x: Tensor, trained: bool = True) -> Tensor:

@@ -21,10 +21,10 @@ from densevit.interfaces import (
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import resize_grid
 from densevit.layouts import GRID, TOKENS, added_to_tokens, by_name_only, count
-from densevit_papers.parameters import initialise_linear
 from densevit_papers.plain_vit import EPS, as_map, feature_blocks
 
 _EXPANSION = 4  # of LeFF and of the MLP of LCA
@@ -100,7 +100,7 @@ class CeiT(Backbone):
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in features)
         self.class_attention = ClassTokenAttention(width, heads, len(self.blocks)) if readout == "lca" else None
-        self.apply(initialise_linear)  # as the authors; LeFF's 1x1 convolutions keep torch's values
+        self.apply(truncated_normal)  # as the authors; LeFF's 1x1 convolutions keep torch's values
         for table in (self.position_table, self.class_token):
             nn.init.trunc_normal_(table, std=0.02)
 

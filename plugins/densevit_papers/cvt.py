@@ -25,9 +25,10 @@ from densevit.interfaces import (
 from densevit.layers.attention import attention
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.mlp import FeedForward
 from densevit.layouts import TOKENS, count
-from densevit_papers.parameters import initialise_linear, stage_depths
+from densevit_papers.parameters import stage_depths
 from densevit_papers.plain_vit import as_map
 
 _LICENCES = Licences(
@@ -97,7 +98,7 @@ class CvT(Backbone):
             self.stages.append(nn.ModuleList(Block(width, heads[i], int(last), rate, gelu) for rate in rates))
         self.class_token = nn.Parameter(torch.zeros(1, widths[-1]))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.apply(initialise_linear)
+        self.apply(truncated_normal)
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, images: Tensor) -> list[Tensor]:

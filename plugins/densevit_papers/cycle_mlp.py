@@ -19,9 +19,10 @@ from densevit.interfaces import (
 )
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.mlp import FeedForward
 from densevit.layouts import count
-from densevit_papers.parameters import initialise_linear, stage_depths
+from densevit_papers.parameters import stage_depths
 
 
 class Variant(NamedTuple):
@@ -76,7 +77,7 @@ class CycleMlp(Backbone):
             rates = [drop_path * (before + j) / (sum(counts) - 1) for j in range(counts[i])]
             self.stages.append(nn.Sequential(*(Block(width, expansion, rate) for rate in rates)))
         self.feature_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
-        self.apply(initialise_linear)
+        self.apply(truncated_normal)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]

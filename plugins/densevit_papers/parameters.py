@@ -1,16 +1,8 @@
-"""Parameters of backbones: initial weights of linear layers, and groups by depth."""
+"""Parameters of backbones: groups by depth."""
 
 from collections.abc import Iterable
 
 from torch import nn
-
-
-def initialise_linear(module: nn.Module) -> None:
-    """Initial weights of linear layers in DeiT's code; convolutions keep torch's."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def stage_depths(

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from densevit.errors import WeightsError
 from densevit.interfaces import Backbone, StateDict
 from densevit.layers.checkpointing import run
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.positions import resize_grid
 from densevit.layouts import count
-from densevit_papers.parameters import initialise_linear
 
 EPS = 1e-6  # of the layer norms
 Readout = Literal["ignore", "add", "project"]
@@ -57,7 +57,7 @@ class PlainViT(Backbone):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width, EPS)
         self.readouts = nn.ModuleList(nn.Linear(2 * width, width) for _ in features if readout == "project")
-        self.apply(initialise_linear)
+        self.apply(truncated_normal)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.position_table, std=0.02)
 

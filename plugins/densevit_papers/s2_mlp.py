@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from densevit.interfaces import Backbone
 from densevit.layers.checkpointing import run
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.set_prediction.limits import check_counts
-from densevit_papers.parameters import initialise_linear
 from densevit_papers.plain_vit import feature_blocks
 
 
@@ -67,7 +67,7 @@ class S2Mlp(Backbone):
         self.norm = normalisation(norm, width)
         rates = [drop_path * i / (depth - 1) for i in range(features[-1])]
         self.blocks = nn.ModuleList(Block(width, norm, rate) for rate in rates)
-        self.apply(initialise_linear)  # as DeiT; there is no code of the authors
+        self.apply(truncated_normal)  # as DeiT; there is no code of the authors
 
     def forward(self, images: Tensor) -> list[Tensor]:
         H, W = images.shape[-2:]

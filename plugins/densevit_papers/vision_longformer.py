@@ -12,11 +12,12 @@ from densevit.interfaces import Backbone
 from densevit.layers import checkpointing as activation_checkpointing
 from densevit.layers.attention import attention
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.mlp import FeedForward
 from densevit.layers.table_cache import cached_table
 from densevit.layers.tracing import is_exporting
 from densevit.set_prediction.limits import check_counts
-from densevit_papers.parameters import initialise_linear, stage_depths
+from densevit_papers.parameters import stage_depths
 from densevit_papers.plain_vit import as_map
 
 EPS = 1e-6  # of the layer norms
@@ -149,7 +150,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS)
         self.mlp = FeedForward(width, _EXPANSION * width)
         self.drop_path = DropPath(drop_path)
-        self.apply(initialise_linear)
+        self.apply(truncated_normal)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, P + H * W, C), P global tokens first. grid: (H, W)."""

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from densevit.errors import ConfigError, counted
 from densevit.interfaces import Class, Head, LastBlocks, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.pooling import masked_mean
 from densevit_heads.classifier.losses import class_shares, soft_cross_entropy
-
-_STD = 0.02  # of initial weights, as in DeiT
+from densevit_heads.parts.class_map_layers import check_shares
 
 
 class Classifier(Head):
@@ -43,18 +43,14 @@ class Classifier(Head):
         super().__init__(channels, strides, classes)
         if tokens not in (0, 1, 2):
             raise ValueError(f"tokens is {tokens}; expected 0 (pooled features), 1 (class token) or 2 (DeiT's tokens).")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing:g}; it must be at least 0 and below 1.")
+        check_shares({"label_smoothing": label_smoothing})
         if not classes:
             raise ValueError("The data has no classes of images; at least one is needed.")
         self.tokens, self.label_smoothing = tokens, label_smoothing
         self.last_blocks = 1 if tokens else None
         self.classifier = nn.Linear(channels[-1], len(classes))
         self.distillation_classifier = nn.Linear(channels[-1], len(classes)) if tokens == 2 else None
-        for module in self.children():
-            assert isinstance(module, nn.Linear)
-            nn.init.trunc_normal_(module.weight, std=_STD)
-            nn.init.zeros_(module.bias)
+        self.apply(truncated_normal)
 
     def forward(
         self, features: list[Tensor] | LastBlocks, padding_mask: Tensor, targets: list[Targets] | None = None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.set_prediction.limits import check_counts
-from densevit_heads.parts.class_map_layers import Classifier, Norm, convolution, resample
+from densevit_heads.parts.class_map_layers import Classifier, Norm, check_shares, convolution, resample
 from densevit_heads.parts.class_maps import ClassMapHead
 
 
@@ -32,8 +32,7 @@ class GtrSemantic(ClassMapHead):
     ) -> None:
         super().__init__(channels, strides, classes)
         check_counts({"width": width})
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout:g}; it must be at least 0 and below 1.")
+        check_shares({"dropout": dropout})
         self.stride = strides[0]
         self.convolution = convolution(channels[0], width, 3, norm)
         self.classifier = Classifier(width, len(classes), dropout)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.layers.norms import SyncBatchNorm2d
-from densevit_heads.parts.class_map_layers import resample
+from densevit_heads.parts.class_map_layers import check_shares, resample
 
 
 class LinearLayer(nn.Module):
@@ -31,8 +31,7 @@ class LinearLayer(nn.Module):
             raise ValueError(
                 f"features is {list(numbers)}; expected ascending numbers from 1 to {len(channels)}, of the maps."
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout:g}; it must be at least 0 and below 1.")
+        check_shares({"dropout": dropout})
         self.indices, self.dropout = [number - 1 for number in numbers], dropout
         self.stride = strides[self.indices[0]]
         self.norm = SyncBatchNorm2d(sum(channels[i] for i in self.indices))

@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.drop_path import DropPath
+from densevit.layers.initial_weights import truncated_normal
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import mask_on_grid
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit_heads.parts.class_map_layers import check_shares, resample
 from densevit_heads.parts.class_maps import ClassMapHead
-
-_STD = 0.02  # of initial weights
 
 
 class Segmenter(ClassMapHead):
@@ -56,11 +55,8 @@ class Segmenter(ClassMapHead):
         self.patch_projection = nn.Parameter(width**-0.5 * torch.randn(width, width))
         self.class_projection = nn.Parameter(width**-0.5 * torch.randn(width, width))
         self.mask_norm = nn.LayerNorm(K)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=_STD)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.class_tokens, std=_STD)
+        self.apply(truncated_normal)
+        nn.init.trunc_normal_(self.class_tokens, std=0.02)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """Returns `logits` (B, K, h, w) at the stride of the last feature map."""

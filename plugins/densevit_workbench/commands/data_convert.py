@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,18 +138,12 @@ def _channels(format: str, overrides: list[str]) -> "Channels":
 
 
 def _shares(text: str) -> dict[str, float]:
-    shares = {}
-    for part in text.split(","):
-        name, _, share = part.partition("=")
-        try:
-            shares[name.strip()] = float(share)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2"
-            ) from None
-    if not all(name.isidentifier() for name in shares):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2")
-    return shares
+    parts = (part.partition("=") for part in text.split(","))
+    with contextlib.suppress(ValueError):
+        shares = {name.strip(): float(share) for name, _, share in parts}
+        if all(map(str.isidentifier, shares)):
+            return shares
+    raise argparse.ArgumentTypeError(f"{text!r} is not a list of shares by split, such as train=0.8,val=0.2")
 
 
 def _merge(text: str) -> dict[str, str]:

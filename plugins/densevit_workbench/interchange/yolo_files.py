@@ -193,24 +193,16 @@ def _in_labels(root: Path, image: PurePath) -> Path:
     return root.joinpath(*parts)
 
 
-def _beside(root: Path, image: PurePath) -> Path:
-    return root / image.with_suffix(".txt")
-
-
-def _below_labels(root: Path, image: PurePath) -> Path:
-    """train/a.jpg -> labels/train/a.txt"""
-    return root / "labels" / image.with_suffix(".txt")
-
-
-def _labels_inside(root: Path, image: PurePath) -> Path:
-    """train/a.jpg -> train/labels/a.txt"""
-    return root / image.parent / "labels" / image.with_suffix(".txt").name
-
-
 def _labels_above(root: Path, image: PurePath) -> Path:
     """a.jpg -> ../labels/a.txt, for a source that is the folder `images`"""
     folder = absolute(root)
     return (folder.parent / "labels" if folder.name == "images" else root) / image.with_suffix(".txt")
 
 
-_RULES: tuple[_TextFileRule, ...] = (_in_labels, _beside, _below_labels, _labels_inside, _labels_above)
+_RULES: tuple[_TextFileRule, ...] = (
+    _in_labels,
+    lambda root, image: root / image.with_suffix(".txt"),  # train/a.jpg -> train/a.txt
+    lambda root, image: root / "labels" / image.with_suffix(".txt"),  # train/a.jpg -> labels/train/a.txt
+    lambda root, image: root / image.parent / "labels" / f"{image.stem}.txt",  # train/a.jpg -> train/labels/a.txt
+    _labels_above,
+)
