@@ -1,7 +1,6 @@
 """Images of each kind that data sets have, with their pixels as `read_image` returns them."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps
 
 from densevit import config as configs
 from densevit.data.data_splits import DataSplits
+from tests.recorded_warnings import recorded_warnings
 
 H, W = 48, 64
 BANDS = ("red", "green", "blue", "nir")
@@ -147,10 +147,9 @@ def same(found: Any, expected: np.ndarray) -> bool:
 @contextmanager
 def no_warning_of_files(folder: Path) -> Iterator[None]:
     """Checks that no warning names a file or a folder below this one."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as messages:
         yield
-    assert [str(one.message) for one in caught if str(folder) in str(one.message)] == []
+    assert [text for text in messages if str(folder) in text] == []
 
 
 def check_data(data: DataSplits, written: Mapping[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from densevit.errors import DataError
 from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, CrowdFlags, ObjectLabels
 from tests.data.coco_folder import noise, write_split
+from tests.recorded_warnings import recorded_warnings
 
 BOXES = [[4, 4, 20, 20], [8, 8, 8, 30], [50, 4, 60, 9], [0, 0, 32, 32]]  # good, without width, outside, a crowd
 
@@ -45,10 +46,9 @@ def section(batch_size: int = 2) -> DataSection:
 
 
 def check_values(second: list[list[float]], first: list[list[float]] = BOXES[:1]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as messages:
         TransformedDataset(Photos("train", first, second), build_evaluation_transform(section()), False).check_values()
-    return [str(warning.message) for warning in caught]
+    return messages
 
 
 def test_dropped_boxes_are_counted_at_the_start() -> None:

@@ -11,6 +11,7 @@ from densevit import interfaces
 from densevit.errors import ConfigError, DataError
 from densevit.evaluation.depth_crops import cropped
 from densevit.evaluation.depth_errors import DepthErrors
+from tests.evaluation.coco_reference import updated
 from tests.evaluation.evaluated import image_scores_of, plots_of, tables_of
 
 Image = tuple[dict[str, Any], dict[str, Any]]
@@ -22,10 +23,7 @@ def image(image_id: int | str, truth: Any, prediction: Any, key: str = "depth") 
 
 
 def evaluated(images: list[Image], batch: int = 2, **options: Any) -> DepthErrors:
-    evaluator = DepthErrors((), **options)
-    for start in range(0, len(images), batch):
-        evaluator.update(*zip(*images[start : start + batch], strict=True))
-    return evaluator
+    return updated(DepthErrors((), **options), images, batch)
 
 
 def measured(images: list[Image], **options: Any) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 from densevit.evaluation.coco_ap import CocoDetection
 from densevit.evaluation.detection_tables import class_table
 from densevit.interfaces import Class
+from tests.evaluation.coco_reference import updated
 from tests.evaluation.evaluated import image_scores_of, plots_of, tables_of
 
 CLASSES = [Class(name, n + 1, (0, 0, 0)) for n, name in enumerate(("cat", "dog", "fox"))]
@@ -32,9 +33,7 @@ def image(image_id, truth, found):
 
 
 def evaluated(*images):
-    evaluator = CocoDetection(CLASSES)
-    evaluator.update([found for found, _ in images], [truth for _, truth in images])
-    return evaluator
+    return updated(CocoDetection(CLASSES), images)
 
 
 def errors(*images):

@@ -11,7 +11,7 @@ import torch
 from densevit.errors import DataError
 from densevit.evaluation.miou import SemanticSegmentation
 from densevit.interfaces import Class
-from tests.evaluation.coco_reference import near_boundary
+from tests.evaluation.coco_reference import near_boundary, updated
 from tests.evaluation.evaluated import image_scores_of, tables_of
 
 Image = tuple[dict[str, Any], dict[str, Any]]
@@ -42,10 +42,7 @@ def random_images(seed: int, count: int = 7, labels: int = 6) -> list[Image]:
 
 
 def evaluated(images: list[Image], count: int, batch: int = 2, **options: Any) -> SemanticSegmentation:
-    evaluator = SemanticSegmentation(classes(count), **options)
-    for start in range(0, len(images), batch):
-        evaluator.update(*zip(*images[start : start + batch], strict=True))
-    return evaluator
+    return updated(SemanticSegmentation(classes(count), **options), images, batch)
 
 
 def test_255_classes_with_predictions_of_no_class():

@@ -9,6 +9,7 @@ import densevit
 from densevit.config import Config, from_mapping
 from densevit.interfaces import Batch
 from tests.built_models import build_model
+from tests.padded_batches import padded
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "swin": {"name": "swin", "variant": "nano", "window_size": 4, "drop_path": 0.0},
@@ -55,14 +56,8 @@ def randomised(module: Any, std: float = 0.02) -> Any:
 def batch_of(*sizes: tuple[int, int], seed: int = 0) -> Batch:
     """Random images of these sizes, padded to the largest."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for i, (h, w) in enumerate(sizes):
-        images[i, :, :h, :w] = torch.randint(256, (3, h, w), generator=generator)
-        padding[i, :h, :w] = False
-    targets = [{"image_id": f"{seed}-{i}", "size": size, "original_size": size} for i, size in enumerate(sizes)]
-    return {"images": images, "padding_mask": padding, "targets": targets}
+    images = [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+    return padded(images, f"{seed}-{{}}")
 
 
 def views_of(*sides: int, count: int = 2) -> Batch:

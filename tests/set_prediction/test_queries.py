@@ -1,12 +1,11 @@
 """Selection of cells, products of mask embeddings, and the limit of queries."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 
 from densevit.set_prediction.queries import QueryLimit, TopCells, mask_logits, resized_queries
+from tests.recorded_warnings import recorded_warnings
 
 
 @pytest.mark.parametrize(("count", "expected"), [(2, [[3, 0], [1, 0]]), (9, [[3, 0, 2, 1], [1, 0, 2, 3]])])
@@ -26,7 +25,7 @@ def test_mask_logits_are_products_in_full_precision():
 
 def test_the_first_image_with_more_objects_than_queries_is_reported_once():
     limit = QueryLimit(3, "segments", ", sorry")
-    with warnings.catch_warnings(record=True) as caught:
+    with recorded_warnings() as messages:
         for counts in (None, np.array([], dtype=int), np.array([1, 3])):
             limit.check_data(counts)
         for counts in ([3, 0], [4, 5], [9, 9]):
@@ -34,7 +33,7 @@ def test_the_first_image_with_more_objects_than_queries_is_reported_once():
     message = (
         "image 'b' has 5 segments, but num_queries is 3: 2 of them are not learned, sorry. Fix: set num_queries to"
     )
-    assert [str(warning.message) for warning in caught] == [f"{message} at least 5."]
+    assert messages == [f"{message} at least 5."]
     with pytest.warns(UserWarning, match=r"^2 of 3 training images .*; one of them has 9 objects"):
         QueryLimit(3, "objects").check_data(np.array([4, 3, 9]))
 

@@ -1,8 +1,5 @@
 """DETR and Deformable DETR: recorded outputs, released names, rows of classes, detectors that start panoptic DETR."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 
@@ -18,22 +15,13 @@ from tests.built_models import build_model
 from tests.checkpoints.layouts.originals.weights import DETR_BATCHES, NUM_PROPOSALS, detr_image, key_of, random_detr
 from tests.checkpoints.layouts.recordings import recorded
 from tests.checkpoints.layouts.translations import released, whole
+from tests.padded_batches import padded
 from tests.weights.loading import built
 
 pytestmark = pytest.mark.integration
 
 
 ORIGINALS = ["detr", "detr-learned", "detr-panoptic", "deformable-detr", "deformable-detr-two-stage"]
-
-
-def batch_of(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """The images, padded to one size."""
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    images = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for i, (h, w) in enumerate(sizes):
-        images[i, :, :h, :w], padding[i, :h, :w] = detr_image(h, w), False
-    return {"images": images, "padding_mask": padding, "targets": [{"size": s, "original_size": s} for s in sizes]}
 
 
 @pytest.mark.parity("detr", "detr-panoptic", "deformable-detr")
@@ -54,7 +42,7 @@ def test_outputs_are_those_of_the_original(original):
     if layout.name != "deformable-detr":
         rows.append(-1)  # "no object"
     for sizes in DETR_BATCHES[1 : 3 if original == layout.name else 2]:  # padded, and of one image
-        outputs, key = model(batch_of(sizes))[task], key_of(sizes)
+        outputs, key = model(padded([detr_image(*size) for size in sizes]))[task], key_of(sizes)
         found = {"logits": outputs["layers"][0], "boxes": outputs["layers"][1]}
         theirs = {"logits": expected[f"{key}.logits"][..., rows], "boxes": expected[f"{key}.boxes"]}
         if task == "panoptic":

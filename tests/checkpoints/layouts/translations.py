@@ -17,6 +17,7 @@ from densevit.model import DenseModel
 from densevit_checkpoints.key_mapping import Translation, canonical, describe, translate, translate_back
 from densevit_checkpoints.recognition import recognise
 from tests.built_models import build_model
+from tests.padded_batches import padded
 
 NOTHING = "(?!)"  # a pattern without matching keys
 
@@ -125,12 +126,6 @@ def whole(
 def padded_batch(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Images of whole patches, padded to one size."""
     torch.manual_seed(4)
-    H, W = (max(size[axis] for size in sizes) for axis in (0, 1))
-    images = torch.zeros(len(sizes), 3, H, W, dtype=torch.uint8)
-    padding = torch.ones(len(sizes), H, W, dtype=torch.bool)
-    for i, (h, w) in enumerate(sizes):
-        patches = torch.randint(256, (3, H // 16 + 1, W // 16 + 1))
-        images[i, :, :h, :w] = patches.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :h, :w]
-        padding[i, :h, :w] = False
-    targets = [{"size": size, "original_size": size} for size in sizes]
-    return {"images": images, "padding_mask": padding, "targets": targets}
+    patches = [torch.randint(256, (3, h // 16 + 1, w // 16 + 1), dtype=torch.uint8) for h, w in sizes]
+    images = (x.repeat_interleave(16, 1).repeat_interleave(16, 2) for x in patches)
+    return padded([x[:, :h, :w] for x, (h, w) in zip(images, sizes, strict=True)])

@@ -14,6 +14,7 @@ from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError, warn_once
 from tests.data.coco_folder import noise, write_split
 from tests.data.datasets.conftest import checked, coco_document
+from tests.recorded_warnings import recorded_warnings
 
 _T = Image.Transpose
 _STORED = {  # the inverse of what ImageOps.exif_transpose does
@@ -137,10 +138,9 @@ def test_the_key_decides_on_crowds(tmp_path, crowds, objects, said):
     root = str(tmp_path)
     write(tmp_path, "train", crowds)
     (tmp_path / "val.json").touch()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as messages:
         default = Coco("train", root)
-    assert len(caught) == said and default.object_counts().sum() == objects
+    assert len(messages) == said and default.object_counts().sum() == objects
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ignored, used = (Coco("train", root, crowds=kind) for kind in ("ignore", "objects"))

@@ -1,20 +1,19 @@
 """densevit/data/datasets/image_files.py: what readers of folders leave out is counted by reason in one line."""
 
 import shutil
-import warnings
 from pathlib import Path
 
 from densevit.data.dataset_builder import create_dataset
 from densevit.interfaces import Dataset
+from tests.recorded_warnings import recorded_warnings
 
 CLASSES, FOLDER = {"classes": ["x", "y"]}, "images/train"
 
 
 def read(root: Path) -> tuple[Dataset, list[str]]:
     """The training split, and its warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        return create_dataset("label_maps", root=str(root), **CLASSES), [str(one.message) for one in caught]
+    with recorded_warnings() as messages:
+        return create_dataset("label_maps", root=str(root), **CLASSES), messages
 
 
 def test_nothing_is_said_about_a_correct_set(jpeg_pairs):

@@ -1,7 +1,6 @@
 """Images that a json names by a URL or by a path of another machine, as Label Studio does: read by their base name."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from densevit.data.datasets.coco_dataset import Coco
 from densevit.errors import DataError
 from tests.data.datasets.conftest import opened
+from tests.recorded_warnings import recorded_warnings
 from tests.written_files import save_image, write_text
 
 ELSEWHERE = {  # by name in the json: the file in images/
@@ -41,11 +41,9 @@ def write(root: Path, *names: str) -> Path:
 
 def read(root: Path, **options: Any) -> tuple[Coco, list[str]]:
     """The data set of result.json, undivided, and its warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        named = dict.fromkeys(("train", "val"), "result.json")
-        dataset = opened(Coco, "train", root=str(root), annotations=named, **options)
-    return dataset, [str(warning.message) for warning in caught]
+    named = dict.fromkeys(("train", "val"), "result.json")
+    with recorded_warnings() as messages:
+        return opened(Coco, "train", root=str(root), annotations=named, **options), messages
 
 
 @pytest.mark.parametrize(("name", "file"), ELSEWHERE.items())

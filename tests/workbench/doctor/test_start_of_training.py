@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from densevit.interfaces import Class, Dataset
 from densevit.targets import Boxes, ObjectLabels
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
+from tests.recorded_warnings import recorded_warnings
 from tests.workbench.doctor.test_examination import box, write_coco
 
 WITHOUT_AREA = [9, 9, 9, 30]
@@ -85,10 +85,9 @@ LINES: dict[Callable[[Path], Path], str] = {
 def start(source: Path) -> list[str]:
     """The warnings of the start of a training."""
     warn_once.cache_clear()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as messages:
         DataSplits(find_source(str(source)).section, 0, 32).check_splits()
-    return list(dict.fromkeys(str(warning.message) for warning in caught))
+    return list(dict.fromkeys(messages))
 
 
 def reported(diagnosis: Diagnosis, severity: str) -> list[Any]:

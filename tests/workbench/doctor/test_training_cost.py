@@ -1,13 +1,13 @@
 """Warnings of doctor about a budget that is too small."""
 
 import re
-import warnings
 
 import pytest
 
 from densevit import config as configs
 from densevit.training.loop.budget import Budget
 from densevit_workbench.doctor.training_cost import check_budget
+from tests.recorded_warnings import recorded_warnings
 
 RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data": {"name": "scenes"}}
 
@@ -26,8 +26,6 @@ RECIPE = {"backbone": {"name": "resnet"}, "heads": {"d": {"name": "dpt"}}, "data
 )
 def test_too_small_budget_warns_with_the_value_to_set(overrides: list[str], expected: str | None) -> None:
     made = configs.from_mapping({**RECIPE, "trainer": {"max_images": 28000}}, overrides=overrides)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as said:
         check_budget(Budget.of(made.trainer, 25, 8, 1), made)
-    said = [str(warning.message) for warning in caught]
     assert not said if expected is None else re.search(expected, *said)
