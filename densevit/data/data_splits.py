@@ -130,11 +130,6 @@ class DataSplits:
         return Mosaic(transform, self.train, section.mosaic)
 
     @property
-    def train_transform(self) -> TrainingTransform:
-        """The training transform: the method's after `use`, before it the config's."""
-        return self._method_transform(self.config_transform)
-
-    @property
     def classes(self) -> dict[str, tuple[Class, ...]]:
         """The classes of the training split by task."""
         return self.train.classes
@@ -183,7 +178,8 @@ class DataSplits:
         labels and invalid values in a few samples, and ConfigError for unsupported labels.
         """
         self._check_labels(self._augmentation)
-        for dataset, transform in ((self.train, self.train_transform), (self.val, self.val_transform)):
+        train_transform = self._method_transform(self.config_transform)
+        for dataset, transform in ((self.train, train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()
             self._transformed(dataset, transform, train=dataset is self.train).check_values()

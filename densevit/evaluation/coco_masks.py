@@ -10,8 +10,6 @@ from densevit.evaluation.mask_boundary import boundary_fraction
 from densevit.evaluation.mask_records import MaskRecords, code
 from densevit.interfaces import Classes, Predictions, Targets
 
-_Codes = Sequence[dict[str, Any]]
-
 
 class CocoMasks(AveragePrecision):
     """Average precision and recall of instance masks, as defined by COCO.

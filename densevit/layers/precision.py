@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -25,13 +25,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 def in_float32(values: Any) -> Any:
     """A nested dict, list or tuple with its bf16 and fp16 tensors cast to fp32."""
-    if isinstance(values, Tensor):
-        return at_least_fp32(values)
-    if isinstance(values, dict):
-        return {key: in_float32(value) for key, value in values.items()}
-    if type(values) in (list, tuple):
-        return type(values)(map(in_float32, values))
-    return values
+    return tree_map_only(Tensor, at_least_fp32, values)
 
 
 def keep_state_types(optimizer: Optimizer) -> None:

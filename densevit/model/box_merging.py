@@ -15,6 +15,7 @@ a large object behind it. Windows without overlap cannot be compared: objects ac
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,11 +148,11 @@ def _not_suppressed(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
 def _groups(first: Tensor, second: Tensor, parts: Tensor) -> Tensor:
     """Connected components of the parts by agreeing pairs: (N,), the lowest row of each component. Other rows keep
     their index."""
-    both = parts[first] & parts[second]
-    source, target = torch.cat([first[both], second[both]]), torch.cat([second[both], first[both]])
-    group = torch.arange(len(parts), device=parts.device)
-    while True:
-        updated = group.scatter_reduce(0, target, group[source], "amin")
-        if torch.equal(updated, group):
-            return group
-        group = updated
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = torch.stack([first, second])[:, parts[first] & parts[second]].cpu().numpy()
+    graph = coo_array((np.ones(pairs.shape[1]), tuple(pairs)), (len(parts), len(parts)))
+    _, component = connected_components(graph, directed=False)
+    _, lowest = np.unique(component, return_index=True)
+    return torch.from_numpy(lowest[component]).to(parts.device)

@@ -33,7 +33,6 @@ _NOT_CHECKPOINTS: tuple[
     ),
 )
 _HEAD = 4096  # bytes read
-_SHOWN = 60  # of them in a message
 
 
 def file_format(path: Path) -> Format:
@@ -53,7 +52,7 @@ def file_format(path: Path) -> Format:
     for pattern, description, fix in _NOT_CHECKPOINTS:
         if re.match(pattern, head, re.IGNORECASE):
             raise _invalid(path, description, fix)
-    raise _invalid(path, f"not a checkpoint: {size}, the first are {head[:_SHOWN]!r}")
+    raise _invalid(path, f"not a checkpoint: {size}, the first are {head[:60]!r}")
 
 
 def _invalid(path: Path, description: str, fix: str = _AGAIN) -> WeightsError:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from densevit import config as configs
@@ -14,7 +15,7 @@ from densevit.model import DenseModel, build_from_sections
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.checkpoint_io import read
 from densevit.weights.pretrained import load_pretrained
-from densevit.weights.resolving import NO_FILES, resolve
+from densevit.weights.resolving import resolve
 from densevit.weights.state_dict_loading import StateDictMatch
 from densevit.weights.translated_checkpoint import channels_of
 
@@ -22,7 +23,9 @@ Section = str | Mapping[str, Any]
 
 
 def build_pretrained(
-    sections: ModelSections, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
+    sections: ModelSections,
+    classes: Mapping[str, Sequence[Class]],
+    checkpoints: Mapping[str, Checkpoint] = MappingProxyType({}),
 ) -> tuple[DenseModel, list[StateDictMatch]]:
     """Builds a model and loads the pretrained weights that its sections name. Returns the model, whose `sections` are
     the resolved ones, and one report per source. The parameters are those of `resolve`."""

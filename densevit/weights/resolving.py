@@ -17,8 +17,6 @@ from densevit.weights.checkpoint_io import read
 from densevit.weights.sources import is_published, sources
 from densevit.weights.translated_checkpoint import ResolvedCheckpoint, TranslatedCheckpoint, native
 
-NO_FILES: Mapping[str, Checkpoint] = MappingProxyType({})
-
 
 class Resolved(NamedTuple):
     """Resolved sections, and the weights that they name.
@@ -41,7 +39,7 @@ def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
 def resolve(
     sections: ModelSections,
     classes: Mapping[str, Sequence[Class]],
-    checkpoints: Mapping[str, Checkpoint] = NO_FILES,
+    checkpoints: Mapping[str, Checkpoint] = MappingProxyType({}),
 ) -> Resolved:
     """Completes a model's sections with the values that their pretrained weights imply.
 

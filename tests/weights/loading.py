@@ -1,6 +1,7 @@
 """A small model with the weights that its config names."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import nn
 
@@ -10,7 +11,6 @@ from densevit.interfaces import Backbone, Class, Head
 from densevit.model import DenseModel, classes_by_head
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.pretrained_models import build_pretrained
-from densevit.weights.resolving import NO_FILES
 from densevit.weights.state_dict_loading import StateDictMatch
 from tests.built_models import build_model
 
@@ -45,7 +45,7 @@ class Scores(Head):
 
 
 def built(
-    config: Config, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = NO_FILES
+    config: Config, classes: Mapping[str, Sequence[Class]], checkpoints: Mapping[str, Checkpoint] = MappingProxyType({})
 ) -> tuple[DenseModel, Config, list[StateDictMatch]]:
     """The model, its final config, and a report of each file. classes: by task."""
     model, fits = build_pretrained(config, classes_by_head(config, classes), checkpoints)

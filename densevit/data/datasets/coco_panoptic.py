@@ -152,10 +152,6 @@ class CocoPanoptic(MeasuredImages):
         instances = any(root.glob("annotations/instances_*.json"))
         return {} if (root / pattern).is_file() and not instances else None
 
-    def image_name(self, index: int) -> str:
-        """Returns the path of an image's file below the folder of images."""
-        return Path(os.fsdecode(self._paths[index])).as_posix()
-
     def segments_path(self, index: int) -> str:
         """Returns the PNG of an image's segments."""
         return os.path.join(self._segments, os.fsdecode(self._segment_files[index]))

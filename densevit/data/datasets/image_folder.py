@@ -79,9 +79,6 @@ class ImageFolder(MeasuredImages):
         label = torch.tensor(int(self._labels[index]))
         return {"image": self.image(index), "targets": {"image_id": self.image_name(index), "image_class": label}}
 
-    def image_name(self, index: int) -> str:
-        return Path(os.fsdecode(self._paths[index])).as_posix()
-
     def image_classes(self) -> np.ndarray:
         """Returns (N, 2): each image with its class."""
         return np.stack([np.arange(len(self)), self._labels], axis=1)

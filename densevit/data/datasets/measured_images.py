@@ -141,6 +141,10 @@ class MeasuredImages(Dataset):
         """Returns the file of an image."""
         return os.path.join(self.root, os.fsdecode(self._paths[index]))
 
+    def image_name(self, index: int) -> str:
+        """Returns the path of an image's file relative to `root`."""
+        return Path(os.fsdecode(self._paths[index])).as_posix()
+
     def image_files(self) -> list[str]:
         """Returns the file of each image; if each channel is in its own file, the first channel's file."""
         return [self.path(index) for index in range(len(self))]

@@ -11,8 +11,6 @@ from densevit.errors import DataError, did_you_mean
 from densevit.interfaces import Class, Dataset, Sample, color_of
 from densevit.targets.target_class_mapping import plain_name
 
-_NONE: Mapping[str, Sequence[Class]] = MappingProxyType({})
-
 
 class PartlyLabelled(MappedClasses):
     """A data set whose samples have `labelled`: the names of its labelled classes, or of those of each image.
@@ -24,7 +22,11 @@ class PartlyLabelled(MappedClasses):
     """
 
     def __init__(
-        self, dataset: Dataset, names: Collection[str], where: str, first: Mapping[str, Sequence[Class]] = _NONE
+        self,
+        dataset: Dataset,
+        names: Collection[str],
+        where: str,
+        first: Mapping[str, Sequence[Class]] = MappingProxyType({}),
     ) -> None:
         super().__init__(dataset, {})
         every = list(dict.fromkeys(c.name for classes in dataset.classes.values() for c in classes))

@@ -48,8 +48,7 @@ class UnlabelledImages(MeasuredImages):
         self.open(base, paths, channels)
 
     def __getitem__(self, index: int) -> Sample:
-        image_id = Path(os.fsdecode(self._paths[index])).as_posix()
-        return {"image": self.image(index), "targets": {"image_id": image_id}}
+        return {"image": self.image(index), "targets": {"image_id": self.image_name(index)}}
 
     def check_labels(self) -> None:
         """Raises DataError: the images have no labels."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.channels import Channels
 from densevit.data.loading.batch_sampler import collate
@@ -102,22 +103,13 @@ class PickledBatch:
 
 def _shipped(value: Any) -> Any:
     """Converts small tensors to arrays: each tensor sent between processes costs a file descriptor."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy() if value.nbytes < _SMALL else value
-    if isinstance(value, dict):
-        return {key: _shipped(item) for key, item in value.items()}
-    return [_shipped(item) for item in value] if isinstance(value, list) else value
+    return tree_map_only(torch.Tensor, lambda x: x.numpy() if x.nbytes < _SMALL else x, value)
 
 
 def _received(value: Any, pin: bool = False) -> Any:
     """Inverse of `_shipped`; pins the memory of tensors for a GPU."""
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
-    if isinstance(value, torch.Tensor):
-        return value.pin_memory() if pin else value
-    if isinstance(value, dict):
-        return {key: _received(item, pin) for key, item in value.items()}
-    return [_received(item, pin) for item in value] if isinstance(value, list) else value
+    value = tree_map_only(np.ndarray, torch.from_numpy, value)
+    return tree_map_only(torch.Tensor, torch.Tensor.pin_memory, value) if pin else value
 
 
 _SMALLER = "reduce data.num_workers (0 loads in the training process), data.batch_size or data.image_size"

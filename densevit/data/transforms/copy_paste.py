@@ -26,7 +26,6 @@ from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
 Classes = Mapping[str, Sequence[Class]]
-NO_CLASSES: Classes = MappingProxyType({})
 
 # A partly covered object is kept if its box moves little or much of its mask is left: mmdetection's thresholds for
 # images of 1024 x 1024, scaled with the size of the image.
@@ -106,7 +105,7 @@ def another_sample(dataset: Dataset, types: TargetTypes, rng: np.random.Generato
 
 
 def pasted(
-    first: Sample, second: Sample, types: Types, rng: np.random.Generator, classes: Classes = NO_CLASSES
+    first: Sample, second: Sample, types: Types, rng: np.random.Generator, classes: Classes = MappingProxyType({})
 ) -> Sample:
     """Pastes a random subset, 0 ... N, of the N visible objects of the second transformed sample into the first.
 

@@ -1,11 +1,12 @@
 """Mosaic (Bochkovskiy et al. 2020, YOLOv4, section 3.3): four training images in the quadrants of one."""
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 
 from densevit.channels import RGB, Channels
 from densevit.data.transforms.copy_paste import (
-    NO_CLASSES,
     Classes,
     another_sample,
     check_pasted,
@@ -62,7 +63,7 @@ def mosaic(
     samples: list[Sample],
     types: Types,
     rng: np.random.Generator,
-    classes: Classes = NO_CLASSES,
+    classes: Classes = MappingProxyType({}),
     channels: Channels = RGB,
 ) -> Sample:
     """Returns the mosaic of four transformed samples, of the size of the first.

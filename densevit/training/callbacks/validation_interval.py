@@ -1,5 +1,7 @@
 """Applies the training budget in Lightning's loop: starts validations and ends training."""
 
+from typing import Any
+
 import pytorch_lightning as lightning
 
 from densevit.training.loop.budget import Budget
@@ -23,14 +25,10 @@ class ValidationInterval(lightning.Callback):
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
             trainer.log_every_n_steps = min(every, max(1, self.budget.steps // _MIN_LOGGED_STEPS))  # type: ignore[attr-defined]
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._schedule(trainer)  # a resumed run may have stopped at a validation
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
-        self._schedule(trainer)
-
-    def _schedule(self, trainer: lightning.Trainer) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         trainer.val_check_batch = 1 if self.budget.validates_after(step) else _NEVER
         # Lightning's max_steps is not used: a run resumed at the end of an epoch would skip the next one.
         trainer.should_stop = trainer.should_stop or step >= self.budget.steps
+
+    on_train_start = on_train_batch_end  # a resumed run may have stopped at a validation

@@ -53,13 +53,6 @@ def trainer_arguments(precision: str, accelerator: str = "auto") -> dict[str, An
     return {"precision": name}
 
 
-def set_tf32(on: bool) -> None:
-    """Enables or disables TF32, which rounds the inputs of fp32 matrix products and convolutions on NVIDIA GPUs to 10
-    bits. By default torch enables it for convolutions only."""
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
-
-
 def resolve(precision: str, accelerator: str = "auto") -> str:
     """Lightning's name for a precision.
 

@@ -15,8 +15,6 @@ from densevit.config import PluginSection, TrainerSection, named_classes
 from densevit.errors import ConfigError, did_you_mean, one_line
 from densevit.training.run.metrics_csv import MetricsCsv
 
-_ALSO_MONITORED = ("train/loss", "epoch", "step")  # in addition to the metrics
-
 
 def build_callbacks(section: TrainerSection, more: Sequence[lightning.Callback] = ()) -> list[lightning.Callback]:
     """Builds the config's callbacks and appends the caller's."""
@@ -29,7 +27,7 @@ def check_callbacks(callbacks: Iterable[lightning.Callback], metrics: Iterable[s
     for callback in callbacks:
         name = type(callback).__name__
         monitor = getattr(callback, "monitor", None)
-        names = [*metrics, *_ALSO_MONITORED]
+        names = [*metrics, "train/loss", "epoch", "step"]
         bases = {base.__name__ for base in type(callback).__mro__}  # also of lightning.pytorch
         if bases & {"EarlyStopping", "ModelCheckpoint"} and monitor is not None and monitor not in names:
             raise ConfigError(

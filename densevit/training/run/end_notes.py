@@ -15,7 +15,6 @@ from densevit.training.run.plan import Plan
 
 _ALMOST_EMPTY = 0.01  # of a main metric
 _LARGE_ERROR = 0.05  # lost AP50
-_ERROR_PAGE = "docs/evaluate.md#detection-and-instance-masks"
 
 
 def all_trained(plan: Plan, folder: Path) -> str:
@@ -62,7 +61,7 @@ def largest_errors(plan: Plan) -> Iterator[str]:
         errors = [row for row in tables.get("errors", tables.get("mask-errors", ())) if row[0] in (*ERRORS, "missed")]
         lost, error = max(((float(row[1]), row[0]) for row in errors if float(row[1]) > 0), default=(0.0, ""))
         if lost > _LARGE_ERROR:
-            fix = f"see {_ERROR_PAGE}."
+            fix = "see docs/evaluate.md#detection-and-instance-masks."
             if error == "duplicate" and predicts_boxes(head) and head.nms is None:
                 fix = (
                     "a head without NMS learns late to predict one box per object: give it more passes over the "

@@ -16,7 +16,6 @@ from rich import get_console
 
 from densevit.allocator import keep_freed_memory
 from densevit.losses.distributed import process_count
-from densevit.training.loop.training_precision import set_tf32
 
 _LOGGERS = {  # the levels of Lightning's loggers during a run
     **dict.fromkeys(("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"), logging.ERROR),
@@ -56,7 +55,10 @@ def run_state(tf32: bool) -> Iterator[None]:
             warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
             warnings.filterwarnings("ignore", "|".join(_MESSAGES))
         try:
-            set_tf32(tf32)
+            # TF32 rounds the inputs of fp32 matrix products and convolutions on NVIDIA GPUs to 10 bits. By default
+            # torch enables it for convolutions only.
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+            cudnn.allow_tf32 = tf32
             yield
         finally:
             for restore, state in states:

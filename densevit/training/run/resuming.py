@@ -11,6 +11,7 @@ import torch
 
 from densevit import config as configs
 from densevit.config import Config, data_options, split_options
+from densevit.config.config_layers import at, keys
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import ConfigError, WeightsError, check_format
 from densevit.interfaces import Method
@@ -272,12 +273,11 @@ def _can_change(key: str, old: Any, new: Any) -> bool:
     return changeable and not fixed
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens {section: {key: value}} to {"section.key": value}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    flat = {".".join(map(str, key)): at(values, key) for key in keys(values)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flat.items()
+        if not isinstance(value, Mapping)
+    }
