@@ -1,7 +1,6 @@
 """Output of commands on stdout: tables and text for people, or one JSON object for scripts (`--json`)."""
 
 import json
-import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from densevit import progress
 from densevit.errors import printable
+from densevit.evaluation.metrics_file import finite
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Output:
     def result(self, values: Mapping[str, Any]) -> None:
         """Prints the command's result as JSON if `--json` is set; numbers that are not finite become null."""
         if self.json:
-            print(json.dumps(_finite(values), ensure_ascii=False, indent=2))
+            print(json.dumps(finite(values), ensure_ascii=False, indent=2))
 
     def problem(self, text: str) -> None:
         """Prints a problem that does not stop the command to stderr."""
@@ -66,11 +66,3 @@ class Output:
     def track(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         """Yields the items and shows progress on stderr, unless `--quiet` is set."""
         return progress.track(items, description, total, self.quiet)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

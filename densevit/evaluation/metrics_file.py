@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, one_line
@@ -59,3 +60,12 @@ def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
 def number(value: float, digits: int = 4) -> str:
     """A metric with so many decimals, or a dash for NaN."""
     return "–" if value != value else f"{value:.{digits}f}"
+
+
+def finite(value: Any) -> Any:
+    """Replaces NaN and infinities by None, also inside dicts and lists, for JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,13 +1,13 @@
 """The results of a benchmark, and the file that stores them for an interrupted benchmark to continue."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from densevit.atomic_io import replaced_file
 from densevit.errors import DataError, check_format, one_line
+from densevit.evaluation.metrics_file import finite
 
 FORMAT = 6  # `format_version` of a file
 
@@ -80,12 +80,3 @@ class Results:
             "facts": self.facts,
             "cases": {name: vars(case) for name, case in self.cases.items()},
         }
-
-
-def finite(value: Any) -> Any:
-    """Replaces NaN and infinities by None, also inside dicts and lists, for JSON."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -14,6 +14,7 @@ from densevit.atomic_io import check_writable, locked_folder
 from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError
+from densevit.evaluation.metrics_file import finite
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
@@ -21,7 +22,7 @@ from densevit.paths import user_path
 from densevit.reporting.html_page import Heading, fragment
 from densevit_workbench.benchmarking import benchmark_tables
 from densevit_workbench.benchmarking.attempts import Attempts, reported
-from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results, finite
+from densevit_workbench.benchmarking.benchmark_results import CaseResult, Results
 from densevit_workbench.benchmarking.cases import (
     PROTOCOL,
     Case,

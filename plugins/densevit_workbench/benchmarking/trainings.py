@@ -13,12 +13,13 @@ import pytorch_lightning as lightning
 from densevit.config import Config
 from densevit.errors import DensevitError, resume_hint
 from densevit.evaluation.metric_order import error_metrics
+from densevit.evaluation.metrics_file import finite
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.optim import learning_rate
 from densevit.training.run.fit import Run, train
 from densevit.training.run.inputs import read_inputs
-from densevit_workbench.benchmarking.benchmark_results import CaseResult, finite
+from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.cases import Case
 from densevit_workbench.benchmarking.digest import parts_of
 from densevit_workbench.benchmarking.timing import device_name

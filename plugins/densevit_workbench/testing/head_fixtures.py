@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.interfaces import Class, Head, LossContext, Losses, Predictions, Targets
 from densevit.layers.fast.replacement import replace_layers
@@ -174,7 +175,4 @@ def flattened(predictions: Sequence[Predictions]) -> dict[str, Tensor]:
 
 def tensors(value: Any) -> list[Tensor]:
     """Every floating-point tensor in nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [x for item in items for x in tensors(item)]
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor) and x.is_floating_point()]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.interfaces import VOID, Head, LossContext
 from densevit_workbench.testing.check_results import NotChecked, check, require
@@ -61,7 +62,7 @@ def unlabelled_pixels(fixture: HeadFixture) -> None:
             labels = target[key].clone()
             labels[..., :edge] = value[..., :edge]
             batch.targets[i] = {**target, key: labels}
-        outputs = _leaves(head.train()(batch.copies(), batch.padding_mask, batch.targets))
+        outputs = tree_map(_leaf, head.train()(batch.copies(), batch.padding_mask, batch.targets))
         total(head.loss(outputs, batch.targets, LossContext())).backward()
         for x in tensors(outputs):
             columns = int(edge * x.shape[-1] / W - _MARGIN) if _is_map(x, (H, W)) else 0
@@ -146,16 +147,9 @@ def _require_same(actual: dict[str, float], expected: dict[str, float], where: s
         )
 
 
-def _leaves(outputs: Any) -> Any:
-    """Detaches outputs that have a gradient to leaves that require one."""
-    if isinstance(outputs, Tensor):
-        return outputs.detach().requires_grad_() if outputs.requires_grad else outputs
-    if isinstance(outputs, dict):
-        return {key: _leaves(value) for key, value in outputs.items()}
-    if isinstance(outputs, list | tuple):
-        items = [_leaves(value) for value in outputs]
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
-    return outputs
+def _leaf(output: Any) -> Any:
+    """Detaches a tensor that has a gradient to a leaf that requires one."""
+    return output.detach().requires_grad_() if isinstance(output, Tensor) and output.requires_grad else output
 
 
 def _is_map(x: Tensor, size: tuple[int, int]) -> bool:
