@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from densevit.atomic_io import replaced_file
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError
-from densevit.reporting.html_page import Cell, Table
+from densevit.reporting.html_page import Table
 from densevit_probes.board_rows import Row, read_rows
 from densevit_workbench.benchmarking.digest import comparable, differing
 from densevit_workbench.reports import text_tables
@@ -96,7 +96,7 @@ def _board(rows: Sequence[Row]) -> list[str]:
         if row not in [*ranked, *published]
     ]
     note = ["Not comparable with these rows:", "\n".join(apart)] if apart else []
-    return [*([_origin(ranked)] if ranked else []), text_tables.markdown(_cells(lines)), *note]
+    return [*([_origin(ranked)] if ranked else []), text_tables.markdown(text_tables.number_table(lines)), *note]
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -146,13 +146,8 @@ def _orders(boards: Mapping[str, Sequence[Row]]) -> Table | None:
                 ]
                 tau = kendalltau(*orders).statistic
                 lines.append([f"{name} {metric}", head, str(len(shared)), f"{tau:.2f}"])
-    return _cells([["frozen", "trained", "backbones", "Kendall's tau"], *lines]) if lines else None
+    return text_tables.number_table([["frozen", "trained", "backbones", "Kendall's tau"], *lines]) if lines else None
 
 
 def _goodness(row: Row, metric: str) -> float:
     return row.sign(metric) * row_value(row, metric)
-
-
-def _cells(lines: Sequence[Sequence[str]]) -> Table:
-    first, *rows = [[Cell(text, left=n == 0) for n, text in enumerate(line)] for line in lines]
-    return Table(first, rows)

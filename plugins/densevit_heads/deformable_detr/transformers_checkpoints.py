@@ -26,7 +26,7 @@ from densevit_heads.deformable_detr.checkpoints import (
 )
 from densevit_heads.deformable_detr.published_models import MODELS
 from densevit_heads.parts.attention_checkpoints import deformable_attention, projected_attention
-from densevit_heads.parts.detector_checkpoints import FILE, classes_of, id2label, memory, shared_count
+from densevit_heads.parts.detector_checkpoints import FILE, classes_of, id2label, layer_sizes, memory, shared_count
 
 
 def _lines() -> tuple[Line, ...]:
@@ -87,13 +87,14 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "position_embedding_type": "sine",
         "activation_function": "relu",
     }
-    for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = transformer[f"{part}_layers"]
-        config[f"{part}_ffn_dim"] = transformer["feedforward"]
-        config[f"{part}_attention_heads"] = transformer["num_heads"]
-        config[f"{part}_n_points"] = head["num_points"]
+    sizes = layer_sizes(
+        transformer,
+        ffn_dim=transformer["feedforward"],
+        attention_heads=transformer["num_heads"],
+        n_points=head["num_points"],
+    )
     return {
-        "config.json": config | id2label(classes),
+        "config.json": config | sizes | id2label(classes),
         "preprocessor_config.json": {"image_processor_type": "DeformableDetrImageProcessor"},
     }
 

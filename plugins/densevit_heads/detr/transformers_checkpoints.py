@@ -23,7 +23,7 @@ from densevit_heads.detr.checkpoints import (
 )
 from densevit_heads.detr.published_models import MODELS
 from densevit_heads.parts.attention_checkpoints import projected_attention
-from densevit_heads.parts.detector_checkpoints import FILE, head_classes, id2label, memory, shared_count
+from densevit_heads.parts.detector_checkpoints import FILE, head_classes, id2label, layer_sizes, memory, shared_count
 
 _ENCODER, _DECODER = "model.encoder.layers.{i}", "model.decoder.layers.{i}"
 
@@ -89,12 +89,9 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "position_embedding_type": "sine",
         "activation_function": "relu",
     }
-    for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = transformer[f"{part}_layers"]
-        config[f"{part}_ffn_dim"] = transformer["feedforward"]
-        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    sizes = layer_sizes(transformer, ffn_dim=transformer["feedforward"], attention_heads=transformer["num_heads"])
     return {
-        "config.json": config | id2label(classes),
+        "config.json": config | sizes | id2label(classes),
         "preprocessor_config.json": {"image_processor_type": "DetrImageProcessor"},
     }
 

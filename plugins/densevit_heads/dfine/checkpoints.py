@@ -144,7 +144,8 @@ def describe(tensors: StateDict) -> dict[str, Any]:
     heads, points = _heads_and_points(tensors, levels)
     encoder_width = len(tensors[f"{ENCODER}.projections.0.1.weight"])
     width = len(tensors[f"{DECODER}.layers.0.ffn_norm.weight"])
-    widths = [len(tensors[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(_layers(tensors))]
+    layers = count(tensors, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
+    widths = [len(tensors[f"{DECODER}.layers.{i}.ffn_norm.weight"]) for i in range(layers)]
     wide = sum(layer_width > width for layer_width in widths)
     encoder_layers = count(tensors, r"heads\.detection\.encoder\.attention\.(\d+)\..*")
     hidden = len(tensors[f"{ENCODER}.attention.0.feedforward.expand.bias"]) if encoder_layers else encoder_width
@@ -177,10 +178,6 @@ def describe(tensors: StateDict) -> dict[str, Any]:
             }
         },
     }
-
-
-def _layers(tensors: StateDict) -> int:
-    return count(tensors, r"heads\.detection\.decoder\.layers\.(\d+)\..*")
 
 
 def _heads_and_points(tensors: StateDict, levels: int) -> tuple[int, tuple[int, ...]]:

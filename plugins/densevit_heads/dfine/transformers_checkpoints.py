@@ -46,6 +46,7 @@ from densevit_heads.parts.detector_checkpoints import (
     WHITE,
     detection_classes,
     id2label,
+    layer_sizes,
     mlp,
     points_and_scale,
     shared_count,
@@ -59,14 +60,8 @@ _AIFI_IN_MEMORY = _AIFI.replace(".encoder.0", ".aifi.0")
 def _backbone_lines() -> tuple[Line, ...]:
     block = "stages.{s}.blocks.{b}"
     places = {f"embedder.{stem}": f"stem.{stem}" for stem in ("stem1", "stem2a", "stem2b", "stem3", "stem4")}
-    for part in (
-        "stages.{s}.downsample",
-        f"{block}.layers.{{l}}",
-        f"{block}.layers.{{l}}.conv1",
-        f"{block}.layers.{{l}}.conv2",
-        f"{block}.aggregation.{{a}}",
-    ):
-        places[f"encoder.{part}"] = part
+    layers = [f"{block}.layers.{{l}}{convolution}" for convolution in ("", ".conv1", ".conv2")]
+    places |= {f"encoder.{part}": part for part in ("stages.{s}.downsample", *layers, f"{block}.aggregation.{{a}}")}
     parts = {"convolution": "conv", "normalization": "bn", "lab": "lab"}
     return tuple(
         Line(f"{_BACKBONE}.{source}.{part}.*", f"backbone.model.{target}.{name}.*")
@@ -160,32 +155,31 @@ def _saved_options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, A
 
 def _hgnet(state: StateDict, levels: int) -> dict[str, Any]:
     """The config of transformers' HGNetV2. state: the state dict with densevit's keys."""
-    model = "backbone.model"
-    stages: dict[str, list[Any]] = {name: [] for name in ("in", "mid", "out", "blocks", "layers", "light")}
-    for i in range(4):
-        block = f"{model}.stages.{i}.blocks.0"
-        light = f"{block}.layers.0.conv1.conv.weight" in state
-        middle, inputs = state[f"{block}.layers.0.{'conv1.' if light else ''}conv.weight"].shape[:2]
-        stages["in"].append(inputs)
-        stages["mid"].append(middle)
-        stages["out"].append(len(state[f"{block}.aggregation.1.bn.weight"]))
-        stages["blocks"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.(\d+)\..*"))
-        stages["layers"].append(count(state, rf"backbone\.model\.stages\.{i}\.blocks\.0\.layers\.(\d+)\..*"))
-        stages["light"].append(light)
-    stem = [3, *(len(state[f"{model}.stem.{name}.bn.weight"]) for name in ("stem1", "stem4"))]
+    stages = [_hgnet_stage(state, i) for i in range(4)]
+    stem = [3, *(len(state[f"backbone.model.stem.{name}.bn.weight"]) for name in ("stem1", "stem4"))]
     return {
         "model_type": "hgnet_v2",
         "stem_channels": stem,
         "embedding_size": stem[-1],
-        "hidden_sizes": stages["out"],
-        "stage_in_channels": stages["in"],
-        "stage_mid_channels": stages["mid"],
-        "stage_out_channels": stages["out"],
-        "stage_num_blocks": stages["blocks"],
-        "stage_numb_of_layers": stages["layers"],
-        "stage_light_block": stages["light"],
-        "use_learnable_affine_block": f"{model}.stem.stem1.lab.scale" in state,
+        "hidden_sizes": [stage["stage_out_channels"] for stage in stages],
+        **{key: [stage[key] for stage in stages] for key in stages[0]},
+        "use_learnable_affine_block": "backbone.model.stem.stem1.lab.scale" in state,
         "out_features": [f"stage{i}" for i in range(5 - levels, 5)],
+    }
+
+
+def _hgnet_stage(state: StateDict, number: int) -> dict[str, int]:
+    """The values of a stage, from 0, by the keys of the config with those of all stages."""
+    block = f"backbone.model.stages.{number}.blocks.0"
+    light = f"{block}.layers.0.conv1.conv.weight" in state
+    middle, inputs = state[f"{block}.layers.0.{'conv1.' if light else ''}conv.weight"].shape[:2]
+    return {
+        "stage_in_channels": inputs,
+        "stage_mid_channels": middle,
+        "stage_out_channels": len(state[f"{block}.aggregation.1.bn.weight"]),
+        "stage_num_blocks": count(state, rf"backbone\.model\.stages\.{number}\.blocks\.(\d+)\..*"),
+        "stage_numb_of_layers": count(state, rf"backbone\.model\.stages\.{number}\.blocks\.0\.layers\.(\d+)\..*"),
+        "stage_light_block": light,
     }
 
 
@@ -218,11 +212,9 @@ def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Cla
         "num_denoising": head["contrastive_denoising"],
         "tie_word_embeddings": False,
     }
-    for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = transformer[f"{part}_layers"]
-        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    sizes = layer_sizes(transformer, attention_heads=transformer["num_heads"])
     return {
-        "config.json": config | id2label(classes),
+        "config.json": config | sizes | id2label(classes),
         "preprocessor_config.json": {
             "image_processor_type": "RTDetrImageProcessor",
             "size": {"height": 640, "width": 640},

@@ -127,6 +127,16 @@ def shared_count(config: Mapping[str, Any], key: str, usual: int, option: str) -
     return {option: counts.pop()} if len(counts) == 1 else {}
 
 
+def layer_sizes(transformer: Mapping[str, Any], **both: Any) -> dict[str, Any]:
+    """The keys of config.json with the sizes of encoder and decoder. transformer: the section of the head. both: keys
+    without `encoder_` or `decoder_`, whose values are those of both."""
+    return {
+        f"{part}_{key}": value
+        for part in ("encoder", "decoder")
+        for key, value in {"layers": transformer[f"{part}_layers"], **both}.items()
+    }
+
+
 def mlp(source: str, target: str, num_layers: int = 3) -> tuple[Line, ...]:
     """Maps the keys of a multilayer perceptron."""
     return tuple(Line(f"{source}.layers.{i}.*", f"{target}.{2 * i}.*") for i in range(num_layers))

@@ -29,6 +29,7 @@ from densevit_heads.parts.detector_checkpoints import (
     WHITE,
     detection_classes,
     id2label,
+    layer_sizes,
     mlp,
     shared_count,
 )
@@ -138,11 +139,9 @@ def _config(
     }
     if version == 2:
         config["decoder_method"] = "discrete" if discrete else "default"
-    for part in ("encoder", "decoder"):
-        config[f"{part}_layers"] = transformer[f"{part}_layers"]
-        config[f"{part}_attention_heads"] = transformer["num_heads"]
+    sizes = layer_sizes(transformer, attention_heads=transformer["num_heads"])
     return {
-        "config.json": config | id2label(classes),
+        "config.json": config | sizes | id2label(classes),
         "preprocessor_config.json": {
             "image_processor_type": "RTDetrImageProcessor",
             "size": {"height": 640, "width": 640},

@@ -1,13 +1,13 @@
 """The tables of a benchmark."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from densevit.errors import counted
 from densevit.evaluation.metric_order import sign
 from densevit.evaluation.metrics_file import by_head
 from densevit.grouping import grouped
-from densevit.reporting.html_page import Cell, Heading, KeyValues, PageElement, Table, Text
+from densevit.reporting.html_page import Heading, KeyValues, PageElement, Table, Text
 from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.digest import comparable, differing
 from densevit_workbench.reports import text_tables
@@ -145,7 +145,7 @@ def _score_table(results: Results, names: Sequence[str]) -> Table:
         weights = _shared({case.head: _weights(case) for case in cases if case.setting})
         rows.append([name, weights, *(scores.get(metric, "") for metric in columns)])
     first = "backbone" if any(case.backbone for case in results.values()) else "model"
-    return _table([first, "initial weights", *columns.values()], rows)
+    return text_tables.number_table([[first, "initial weights", *columns.values()], *rows])
 
 
 def _weights(case: CaseResult) -> str:
@@ -194,7 +194,7 @@ def _costs(results: Results) -> Table:
                     scores,
                 ]
             )
-    return _table(["model", "size", "parameters, M", "multiply-adds, G", "scores"], rows)
+    return text_tables.number_table([["model", "size", "parameters, M", "multiply-adds, G", "scores"], *rows])
 
 
 def _main_scores(case: CaseResult) -> dict[str, float]:
@@ -223,15 +223,8 @@ def _speed(results: Results) -> Table:
                     "" if memory is None else f"{memory:.0f}",
                 ]
             )
-    return _table(
-        ["model", "mode", "batch", "size", "p50, ms", "p95, ms", "spread", "load", "images/s", "memory, MB"], rows
-    )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table with a left-aligned first column."""
-    first, *lines = [[Cell(text, left=n == 0) for n, text in enumerate(row)] for row in [header, *rows]]
-    return Table(first, lines)
+    header = ["model", "mode", "batch", "size", "p50, ms", "p95, ms", "spread", "load", "images/s", "memory, MB"]
+    return text_tables.number_table([header, *rows])
 
 
 def _score(case: CaseResult, metric: str) -> str:

@@ -1,5 +1,7 @@
 """Tables as Markdown and as LaTeX."""
 
+from collections.abc import Sequence
+
 from densevit.reporting.html_page import Cell, Table
 
 _LATEX = str.maketrans(
@@ -24,6 +26,12 @@ def latex(table: Table) -> str:
     columns = "".join("l" if cell.left else "r" for cell in table.header)
     lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", header, "\\midrule", *rows, "\\bottomrule"]
     return "\n".join([*lines, "\\end{tabular}"])
+
+
+def number_table(lines: Sequence[Sequence[str]]) -> Table:
+    """A table of texts, whose first column is left-aligned. The first line is the header."""
+    header, *rows = [[Cell(text, left=n == 0) for n, text in enumerate(line)] for line in lines]
+    return Table(header, rows)
 
 
 def _markdown(cell: Cell) -> str:
