@@ -110,10 +110,11 @@ def _raised(origins: Mapping[Key, tuple[int, str]], lower: ConfigLayer) -> dict[
 
 def keys(values: Mapping[str, Any], path: Key = ()) -> list[Key]:
     """All keys at all levels."""
-    paths = []
-    for key, value in values.items():
-        paths += [(*path, key), *(keys(value, (*path, key)) if isinstance(value, Mapping) else ())]
-    return paths
+    return [
+        inner
+        for key, value in values.items()
+        for inner in ((*path, key), *(keys(value, (*path, key)) if isinstance(value, Mapping) else ()))
+    ]
 
 
 def at(values: Any, path: Key) -> Any:

@@ -159,10 +159,9 @@ def _freest(
     """Returns the box at one of these corners, moved into the image, with the least overlap with the boxes in
     `taken`."""
     width, height = size
-    positions = []
-    for x, y in corners:
-        x, y = min(max(x, 0), max(canvas.width - width, 0)), min(max(y, 0), max(canvas.height - height, 0))
-        positions.append((x, y, x + width, y + height))
+    right, bottom = max(canvas.width - width, 0), max(canvas.height - height, 0)
+    inside = ((min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in corners)
+    positions = [(x, y, x + width, y + height) for x, y in inside]
     return min(positions, key=lambda position: sum(_overlap(position, other) for other in taken))
 
 

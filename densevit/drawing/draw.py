@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from densevit.channels import RGB, Channels
@@ -144,11 +144,10 @@ def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
 def _padded_to_one_height(panels: Mapping[str, Image.Image]) -> dict[str, Image.Image]:
     """Pads panels with white at the bottom to the same height; panels with colour bars are higher."""
     height = max(panel.height for panel in panels.values())
-    padded = {}
-    for caption, panel in panels.items():
-        padded[caption] = Image.new("RGB", (panel.width, height), (255, 255, 255))
-        padded[caption].paste(panel)
-    return padded
+    return {
+        caption: ImageOps.expand(panel, (0, 0, 0, height - panel.height), (255, 255, 255))
+        for caption, panel in panels.items()
+    }
 
 
 def _to_pil(image: Tensor | np.ndarray, channels: Channels) -> Image.Image:

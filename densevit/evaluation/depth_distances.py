@@ -33,11 +33,11 @@ def distance_table(images: Iterable[np.ndarray]) -> Table:
 def distance_plots(images: Iterable[np.ndarray]) -> dict[str, Plot]:
     """AbsRel and RMSE at the middle of each interval."""
     intervals = list(_by_interval(images))
-    plots = {}
-    for column, name in enumerate(("AbsRel", "RMSE")) if intervals else ():
-        points = [(float(EDGES[n] + EDGES[n + 1]) / 2, errors[column]) for n, _, errors in intervals]
-        plots[f"{name} by distance"] = Plot("distance", name, {name: points})
-    return plots
+    points = {
+        name: [(float(EDGES[n] + EDGES[n + 1]) / 2, errors[column]) for n, _, errors in intervals]
+        for column, name in enumerate(("AbsRel", "RMSE"))
+    }
+    return {f"{name} by distance": Plot("distance", name, {name: x}) for name, x in points.items() if x}
 
 
 def _by_interval(images: Iterable[np.ndarray]) -> Iterator[tuple[int, int, list[float]]]:

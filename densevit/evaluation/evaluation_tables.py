@@ -47,10 +47,8 @@ def comparison_table(model: Mapping[str, float], file: Mapping[str, float], data
         for head, head_metrics in by_head(model).items()
         for name in overall(head_metrics)
     ]
-    rows = []
-    for name in names:
-        values = model[name], file.get(name, math.nan)
-        rows.append([Text(name, "cyan"), *(Text(number(value)) for value in (*values, values[1] - values[0]))])
+    pairs = ((name, model[name], file.get(name, math.nan)) for name in names)
+    rows = [[Text(name, "cyan"), *(Text(number(x)) for x in (a, b, b - a))] for name, a, b in pairs]
     title = f"Evaluation on {data}" if data else "Evaluation"
     return Group(Text(title, "bold"), table(rows, ["", "model", "file", "difference"], right=range(1, 4)))
 

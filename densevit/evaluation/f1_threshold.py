@@ -42,10 +42,8 @@ def f1_plots(
     present = np.flatnonzero(objects)
     if not len(present):
         return {}
-    by_class = {}
-    for k in present.tolist():
-        mask = labels == k
-        by_class[k] = _curve(scores[mask], correct[mask], int(objects[k]))
+    masks = ((k, labels == k) for k in present.tolist())
+    by_class = {k: _curve(scores[mask], correct[mask], int(objects[k])) for k, mask in masks}
     shown = best_and_worst({k: float(curve.max()) for k, curve in by_class.items()})
     return {
         "F1 by score": _plot({"all classes": _curve(scores, correct, int(objects.sum()))}),

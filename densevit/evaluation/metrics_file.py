@@ -46,11 +46,7 @@ def by_class(values: Mapping[str, float]) -> list[dict[str, dict[str, float]]]:
     {"mIoU": 0.5, "IoU/cat": 0.5, "Acc/cat": 0.6, "AP/dog": 0.7} is [{"IoU": {"cat": 0.5}, "Acc": {"cat": 0.6}},
     {"AP": {"dog": 0.7}}].
     """
-    metrics: dict[str, dict[str, float]] = {}
-    for name, value in values.items():
-        metric, slash, class_name = name.partition("/")
-        if slash:
-            metrics.setdefault(metric, {})[class_name] = value
+    metrics = by_head({name: value for name, value in values.items() if "/" in name})
     groups: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
     for metric, classes in metrics.items():
         groups.setdefault(tuple(classes), {})[metric] = classes

@@ -119,9 +119,11 @@ class SemanticSegmentation(Evaluator):
             bands = _total([x.bands for x in records if x.bands is not None], self._sides[1])
             by_class["BIoU"] = _iou(bands)[:classes]
             metrics["mBIoU"] = _mean(by_class["BIoU"])
-        for name, values in by_class.items():
-            metrics |= {f"{name}/{c.name}": float(value) for c, value in zip(self.classes, values, strict=True)}
-        return metrics
+        return metrics | {
+            f"{name}/{c.name}": float(value)
+            for name, values in by_class.items()
+            for c, value in zip(self.classes, values, strict=True)
+        }
 
     def counts(self, records: Sequence[LabelCounts]) -> np.ndarray:
         """The confusion matrix, (K + 1, K + 1) int64: pixels by class in ground truth (rows) and prediction (columns),

@@ -209,14 +209,12 @@ class Result(Mapping[str, Any]):
         panels = []
         for head, outputs in self._predictions.items():
             lowest = self.thresholds.get(head, DEFAULT_THRESHOLD) if threshold is None else threshold
-            drawn = draw(image, outputs, self.classes.get(head, ()), lowest, types=self.types[head])
-            panels.append(Image.fromarray(drawn))
-        canvas = Image.new("RGB", (sum(p.width for p in panels), max(p.height for p in panels)), (255, 255, 255))
-        left = 0
-        for panel in panels:
-            canvas.paste(panel, (left, 0))
-            left += panel.width
-        return canvas
+            panels.append(draw(image, outputs, self.classes.get(head, ()), lowest, types=self.types[head]))
+        height = max(map(len, panels))
+        padding = [((0, height - len(panel)), (0, 0), (0, 0)) for panel in panels]  # white, at the bottom
+        return Image.fromarray(
+            np.hstack([np.pad(x, p, constant_values=255) for x, p in zip(panels, padding, strict=True)])
+        )
 
     def save(self, path: str | os.PathLike[str], threshold: float | None = None) -> None:
         """Writes the visualization in the format of the suffix (`.png`, `.jpg`, ...).

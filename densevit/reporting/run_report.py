@@ -8,6 +8,7 @@ from densevit.errors import DataError
 from densevit.evaluation import metrics_file, tables_file
 from densevit.evaluation.metrics_file import by_class, number, overall
 from densevit.evaluation.metrics_table import single_class
+from densevit.grouping import grouped
 from densevit.interfaces import Plot
 from densevit.reporting import plots
 from densevit.reporting.confusion_heat_map import confusion, read_confusion
@@ -196,12 +197,12 @@ def _curve(name: str, points: Points) -> SvgPlot:
 
 def leading(names: Iterable[str]) -> list[str]:
     """The most important curves: the loss, and the first metric of each head."""
-    chosen: dict[str, str] = {}
-    for name in names:
-        group = name.partition("/")[0]
-        if name == "train/loss" or ("/" in name and group not in ("train", "system")):
-            chosen.setdefault(group, name)
-    return list(chosen.values())
+    curves = grouped(
+        (name.partition("/")[0], name)
+        for name in names
+        if name == "train/loss" or ("/" in name and not name.startswith(("train/", "system/")))
+    )
+    return [first for first, *_ in curves.values()]
 
 
 def is_class_metric(name: str) -> bool:

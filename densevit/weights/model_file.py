@@ -122,11 +122,11 @@ def write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) ->
     """Writes a safetensors file with these entries of the header."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
-    for key, value in tensors.items():
-        if memory[value.untyped_storage().data_ptr()] > 1:  # tied weights, which the format refuses
-            tensors[key] = value.clone()
+    copied = {  # tied weights, which the format refuses
+        key: value.clone() for key, value in tensors.items() if memory[value.untyped_storage().data_ptr()] > 1
+    }
     with replaced_file(path) as temporary:
-        write_safetensors(tensors, temporary, header(values))
+        write_safetensors(tensors | copied, temporary, header(values))
 
 
 def _step(step: int | None) -> dict[str, str]:

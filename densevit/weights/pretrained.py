@@ -182,11 +182,12 @@ def _head_of(name: str) -> str | None:
 def _layout_notes(checkpoint: TranslatedCheckpoint) -> list[str]:
     """Notes for the report: the checkpoint's, the layout of another project's, and the licences of the weights as far
     as they are known."""
-    notes = [*checkpoint.notes, *([f"Read as {checkpoint.layout_name}."] if checkpoint.layout_name else [])]
-    for source, stated in checkpoint.licences.items():
-        if stated.weights != UNKNOWN or is_published(source):
-            notes.append(licences.line("" if source == checkpoint.source else source, stated))
-    return notes
+    stated = [
+        licences.line("" if source == checkpoint.source else source, terms)
+        for source, terms in checkpoint.licences.items()
+        if terms.weights != UNKNOWN or is_published(source)
+    ]
+    return [*checkpoint.notes, *([f"Read as {checkpoint.layout_name}."] if checkpoint.layout_name else []), *stated]
 
 
 def _empty(names: Sequence[str]) -> dict[str, Tensor]:

@@ -54,10 +54,12 @@ def build_loggers(section: TrainerSection, folder: Path, more: Sequence[Logger] 
         # Without the extra `tensorboard`, `check_plugins` raises for a config that names it.
         with suppress(ModuleNotFoundError):
             loggers.append(TensorBoard(folder, name="", version="", default_hp_metric=False))
-    for index, named in enumerate(section.loggers or ()):
-        if named.name not in named_classes.BUILT_IN_LOGGERS:
-            loggers.append(_built("logger", named, f"trainer.loggers.{index}", str(folder)))
-    return [*loggers, *more]
+    built = (
+        _built("logger", named, f"trainer.loggers.{index}", str(folder))
+        for index, named in enumerate(section.loggers or ())
+        if named.name not in named_classes.BUILT_IN_LOGGERS
+    )
+    return [*loggers, *built, *more]
 
 
 def _built(noun: str, named: PluginSection, where: str, folder: str = ".") -> Any:

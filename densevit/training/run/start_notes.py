@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Group
@@ -16,6 +15,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config.data_schema import NEW_CLASSES
 from densevit.config.values import RANDOM
+from densevit.grouping import grouped
 from densevit.model import create_neck
 from densevit.model.meta_device import built_on_meta
 from densevit.model.parameter_groups import ParameterRate, method_parameters
@@ -67,14 +67,19 @@ def log(plan: Plan, path: Path) -> None:
 
 def rates_table(rates: Sequence[ParameterRate]) -> Table:
     """One row per optimiser group, named by its first parameter, and one for frozen parameters."""
-    groups: dict[tuple[Any, ...], list[ParameterRate]] = {}
-    for rate in rates:
-        key = (None, 0.0) if not rate.parameter.requires_grad else (rate.lr, rate.weight_decay, *rate.options.items())
-        groups.setdefault(key, []).append(rate)
-    rows = []
-    for (lr, decay, *_), group in groups.items():
-        number = sum(rate.parameter.numel() for rate in group)
-        rows.append([group[0].name, "frozen" if lr is None else f"{lr:.3g}", f"{decay:g}", f"{number:,}"])
+    groups = grouped(
+        ((rate.lr, rate.weight_decay, *rate.options.items()) if rate.parameter.requires_grad else (None, 0.0), rate)
+        for rate in rates
+    )
+    rows = [
+        [
+            group[0].name,
+            "frozen" if lr is None else f"{lr:.3g}",
+            f"{decay:g}",
+            f"{sum(rate.parameter.numel() for rate in group):,}",
+        ]
+        for (lr, decay, *_), group in groups.items()
+    ]
     return table(rows, ["first parameter", "learning rate", "weight decay", "number"], right=range(1, 4))
 
 
@@ -96,9 +101,9 @@ def derived_values(plan: Plan) -> dict[str, str]:
     if method_only:
         values["parameters of the method"] = f"{sum(p.numel() for p in method_only):,}"
     values |= {f"licences of {source}": str(stated) for source, stated in plan.model.licences.items()}
-    for name, classes in plan.model.classes.items():
-        values[f"classes of {name}"] = ", ".join(c.name for c in classes)
-    return values
+    return values | {
+        f"classes of {name}": ", ".join(c.name for c in classes) for name, classes in plan.model.classes.items()
+    }
 
 
 def announcement(plan: Plan, folder: Path) -> Iterator[str]:
