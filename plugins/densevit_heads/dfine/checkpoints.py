@@ -23,6 +23,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import count
 from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.convolution_checkpoints import conv_norm
 from densevit_heads.parts.detector_checkpoints import BLACK, LABELS, WHITE, detection_classes, mlp, points_and_scale
 
 _COCO = Licences(
@@ -71,11 +72,6 @@ _VARIANTS = {
     (96, 192): "b6",
 }
 _RECIPES = {"b0": "s", "b2": "m", "b4": "l", "b5": "x"}
-
-
-def conv_norm(source: str, target: str) -> tuple[Line, Line]:
-    """Maps the keys of a convolution with batch norm."""
-    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.norm.*", f"{target}.1.*")
 
 
 def fusion_blocks(source: str, parts: Mapping[str, str]) -> tuple[Line, ...]:

@@ -33,13 +33,13 @@ from densevit_heads.dfine.checkpoints import (
     LICENCES,
     QUERIES,
     UNSAVED,
-    conv_norm,
     describe,
     fusion_blocks,
     recipe,
 )
 from densevit_heads.dfine.published_models import MODELS
 from densevit_heads.parts.attention_checkpoints import deformable_attention, projected_attention
+from densevit_heads.parts.convolution_checkpoints import conv_norm
 from densevit_heads.parts.detector_checkpoints import (
     BLACK,
     LABELS,

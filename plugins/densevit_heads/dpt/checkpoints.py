@@ -51,19 +51,26 @@ KITTI = {"output": "inverse", "scale": 0.00006016, "shift": 0.00579, "max_depth"
 STD = {"weight_standardization": "std"}  # timm 0.4.5's, which isl-org/DPT requires; timm 0.4.12 changed it
 
 
-def stage_lines(task: Task, i: int, **sources: str) -> list[Line]:
-    """Maps the keys of the layers of the decoder for feature map i. sources: the checkpoint's keys by layer."""
-    decode, stride = f"heads.{task}.decode", PLACES[i]
-    fuse = f"{decode}.fuse.{stride}"
-    targets = {
-        "reassemble": f"{decode}.reassemble.{i}.projection.*",
-        "resample": f"{decode}.reassemble.{i}.resample{'.0' if stride == 32 else ''}.*",
-        "project": f"{decode}.project.{i}.*",
-        "convolutions": f"{fuse}.residual{{u}}.conv{{c}}.*",
-        "norms": f"{fuse}.residual{{u}}.norm{{c}}.*",
-        "fuse": f"{fuse}.projection.*",
-    }
-    return [Line(source, targets[layer]) for layer, source in sources.items()]
+def decoder_lines(task: Task, sources: Callable[[int], Mapping[str, str]], hybrid: bool = False) -> list[Line]:
+    """Maps the keys of the decoder, with those of the backbone's readouts. sources: the checkpoint's keys by layer, for
+    feature map i. hybrid: whether the first two feature maps are the ResNet's, without readout and reassembly."""
+    lines, decode = list[Line](), f"heads.{task}.decode"
+    for i, stride in enumerate(PLACES):
+        fuse, targets = f"{decode}.fuse.{stride}", dict[str, str]()
+        if i > 1 or not hybrid:
+            targets = {
+                "readout": f"backbone.readouts.{i - 2 if hybrid else i}.projection.*",
+                "reassemble": f"{decode}.reassemble.{i}.projection.*",
+                "resample": f"{decode}.reassemble.{i}.resample{'.0' if stride == 32 else ''}.*",
+            }
+        targets |= {
+            "project": f"{decode}.project.{i}.*",
+            "convolutions": f"{fuse}.residual{{u}}.conv{{c}}.*",
+            "norms": f"{fuse}.residual{{u}}.norm{{c}}.*",
+            "fuse": f"{fuse}.projection.*",
+        }
+        lines += [Line(source, targets[layer]) for layer, source in sources(i).items() if layer in targets]
+    return lines
 
 
 def output_lines(task: Task, output: str, auxiliary: str) -> list[Line]:
@@ -77,23 +84,20 @@ def output_lines(task: Task, output: str, auxiliary: str) -> list[Line]:
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
-    lines: list[Line] = []
-    for i in range(len(PLACES)):
+    def sources(i: int) -> dict[str, str]:
         source, fuse = f"pretrained.act_postprocess{i + 1}", f"scratch.refinenet{i + 1}"
-        if i > 1 or not hybrid:  # the hybrid's first two feature maps are the ResNet's, without readout
-            readout = i - 2 if hybrid else i
-            lines.append(Line(f"{source}.0.project.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines += stage_lines(task, i, reassemble=f"{source}.3.*", resample=f"{source}.4.*")
-        lines += stage_lines(
-            task,
-            i,
-            project=f"scratch.layer{i + 1}_rn.*",
-            convolutions=f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
-            norms=f"{fuse}.resConfUnit{{u}}.bn{{c}}.*",
-            fuse=f"{fuse}.out_conv.*",
-        )
+        return {
+            "readout": f"{source}.0.project.0.*",
+            "reassemble": f"{source}.3.*",
+            "resample": f"{source}.4.*",
+            "project": f"scratch.layer{i + 1}_rn.*",
+            "convolutions": f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
+            "norms": f"{fuse}.resConfUnit{{u}}.bn{{c}}.*",
+            "fuse": f"{fuse}.out_conv.*",
+        }
+
     outputs = output_lines(task, "scratch.output_conv", "auxlayer")
-    return (*backbone_lines("timm-vit", "pretrained.model."), *lines, *outputs)
+    return (*backbone_lines("timm-vit", "pretrained.model."), *decoder_lines(task, sources, hybrid), *outputs)
 
 
 def _describe(tensors: StateDict, task: Task) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from densevit.interfaces import (
     StateDict,
 )
 from densevit.layouts import backbone_lines, backbone_rearrangement, by_name_only, count, find, part
-from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, stage_lines
+from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, decoder_lines
 
 SMALL_LICENCES = Licences(
     "Apache-2.0",
@@ -112,22 +112,24 @@ def licences(width: int) -> Licences:
 def lines_of(encoder: str, head: str) -> tuple[Line, ...]:
     """Maps the keys of a model. encoder, head: the prefixes of its parts."""
     scratch = f"{head}scratch"
-    lines: list[Line] = []
-    for i in range(len(PLACES)):
+
+    def sources(i: int) -> dict[str, str]:
         fuse = f"{scratch}.refinenet{i + 1}"
-        lines += stage_lines(
-            "depth",
-            i,
-            reassemble=f"{head}projects.{i}.*",
-            resample=f"{head}resize_layers.{i}.*",
-            project=f"{scratch}.layer{i + 1}_rn.*",
-            convolutions=f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
-            fuse=f"{fuse}.out_conv.*",
-        )
-    lines.append(Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"))
-    lines.append(Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"))
-    lines.append(Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"))
-    return (*backbone_lines("dinov2", encoder), *lines)
+        return {
+            "reassemble": f"{head}projects.{i}.*",
+            "resample": f"{head}resize_layers.{i}.*",
+            "project": f"{scratch}.layer{i + 1}_rn.*",
+            "convolutions": f"{fuse}.resConfUnit{{u}}.conv{{c}}.*",
+            "fuse": f"{fuse}.out_conv.*",
+        }
+
+    return (
+        *backbone_lines("dinov2", encoder),
+        *decoder_lines("depth", sources),
+        Line(f"{scratch}.output_conv1.*", "heads.depth.conv1.*"),
+        Line(f"{scratch}.output_conv2.0.*", "heads.depth.conv2.*"),
+        Line(f"{scratch}.output_conv2.2.*", "heads.depth.conv3.*"),
+    )
 
 
 def _with_unused(encoder: Rearrangement) -> Rearrangement:

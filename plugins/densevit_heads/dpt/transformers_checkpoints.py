@@ -9,12 +9,11 @@ from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
 from densevit_heads.dpt.checkpoints import (
     FILES,
     LICENCES,
-    PLACES,
     UNUSED_NORM,
     UNUSED_UNIT,
     Task,
+    decoder_lines,
     output_lines,
-    stage_lines,
     whole_model,
 )
 from densevit_heads.dpt.published_models import TRANSFORMERS as MODELS
@@ -47,24 +46,20 @@ _RESNET = (
 
 
 def _lines(task: Task, hybrid: bool) -> tuple[Line, ...]:
-    lines: list[Line] = []
-    for i in range(len(PLACES)):
+    def sources(i: int) -> dict[str, str]:
         stage, fuse = "neck.reassemble_stage", f"neck.fusion_stage.layers.{3 - i}"  # numbered from the coarsest
-        if i > 1 or not hybrid:
-            readout = i - 2 if hybrid else i
-            layer = f"{stage}.layers.{i}"
-            lines.append(Line(f"{stage}.readout_projects.{i}.0.*", f"backbone.readouts.{readout}.projection.*"))
-            lines += stage_lines(task, i, reassemble=f"{layer}.projection.*", resample=f"{layer}.resize.*")
-        lines += stage_lines(
-            task,
-            i,
-            project=f"neck.convs.{i}.*",
-            convolutions=f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
-            norms=f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*",
-            fuse=f"{fuse}.projection.*",
-        )
+        return {
+            "readout": f"{stage}.readout_projects.{i}.0.*",
+            "reassemble": f"{stage}.layers.{i}.projection.*",
+            "resample": f"{stage}.layers.{i}.resize.*",
+            "project": f"neck.convs.{i}.*",
+            "convolutions": f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
+            "norms": f"{fuse}.residual_layer{{u}}.batch_norm{{c}}.*",
+            "fuse": f"{fuse}.projection.*",
+        }
+
     outputs = output_lines(task, "head.head", "auxiliary_head.head")
-    return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *lines, *outputs)
+    return (*_BLOCKS, *(_RESNET if hybrid else _PATCHES), *decoder_lines(task, sources, hybrid), *outputs)
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_rearrangement, find, part
 from densevit_heads.dpt import published_models
-from densevit_heads.dpt.checkpoints import PLACES, UNUSED_UNIT, stage_lines
+from densevit_heads.dpt.checkpoints import UNUSED_UNIT, decoder_lines
 from densevit_heads.dpt.depth_anything_checkpoints import (
     FEATURES,
     FILES,
@@ -47,21 +47,18 @@ _PROCESSOR = {  # as published: the short side becomes 518 pixels, both sides mu
 
 
 def _lines() -> tuple[Line, ...]:
-    lines: list[Line] = []
-    for i in range(len(PLACES)):
+    def sources(i: int) -> dict[str, str]:
         layer, fuse = f"neck.reassemble_stage.layers.{i}", f"neck.fusion_stage.layers.{3 - i}"  # from the coarsest
-        lines += stage_lines(
-            "depth",
-            i,
-            reassemble=f"{layer}.projection.*",
-            resample=f"{layer}.resize.*",
-            project=f"neck.convs.{i}.*",
-            convolutions=f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
-            fuse=f"{fuse}.projection.*",
-        )
-    lines.append(Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
+        return {
+            "reassemble": f"{layer}.projection.*",
+            "resample": f"{layer}.resize.*",
+            "project": f"neck.convs.{i}.*",
+            "convolutions": f"{fuse}.residual_layer{{u}}.convolution{{c}}.*",
+            "fuse": f"{fuse}.projection.*",
+        }
+
     encoder = (Line(f"backbone.{line.foreign_key}", f"backbone.{line.key}", line.change) for line in _DINOV2.lines)
-    return (*encoder, *lines)
+    return (*encoder, *decoder_lines("depth", sources), Line("head.conv{i}.*", "heads.depth.conv{i}.*"))
 
 
 def _describe(tensors: StateDict) -> dict[str, Any]:

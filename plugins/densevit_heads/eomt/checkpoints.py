@@ -10,6 +10,7 @@ layout with `-instance` or `-semantic`.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +30,7 @@ from densevit.interfaces import (
 from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.eomt import published_models
-from densevit_heads.parts.mask_checkpoints import KEYS, classes_of, task_of
+from densevit_heads.parts.mask_checkpoints import KEYS, task_classes, task_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
 _NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
@@ -150,27 +151,24 @@ def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
     return {"backbone": backbone | {"fixed_size": True}, "heads": {KEYS[task]: section}}
 
 
-def _saved(task: Task, dinov3: bool) -> Callable[[StateDict, Mapping[str, Any]], dict[str, Any]]:
-    def options(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The image size and number of blocks, from config.json, or the blocks from the annealed probabilities, one per
-        block."""
-        config = metadata.get("config", {})
-        saved: dict[str, Any] = {}
-        for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
-            saved |= find(name).options.saved(state, metadata)
-        probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
-        blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
-        if blocks is not None:
-            saved[f"heads.{KEYS[task]}.num_blocks"] = int(blocks)
-        if dinov3 and "image_size" in config:
-            size = config["image_size"]
-            sides = {int(side) for side in (size if isinstance(size, Sequence) else (size,))}
-            if len(sides) != 1:
-                raise WeightsError(f"config.json has image_size {size}; an EoMT of square images is expected.")
-            saved["backbone.image_size"] = sides.pop()
-        return saved
-
-    return options
+def _saved(state: StateDict, metadata: Mapping[str, Any], task: Task, dinov3: bool) -> dict[str, Any]:
+    """The image size and number of blocks, from config.json, or the blocks from the annealed probabilities, one per
+    block."""
+    config = metadata.get("config", {})
+    saved: dict[str, Any] = {}
+    for name in ("transformers-vit", *((_DINOV3,) if dinov3 else ())):
+        saved |= find(name).options.saved(state, metadata)
+    probabilities = next((state[key] for key in state if key.endswith("attn_mask_probs")), None)
+    blocks = config.get("num_blocks", None if probabilities is None else len(probabilities))
+    if blocks is not None:
+        saved[f"heads.{KEYS[task]}.num_blocks"] = int(blocks)
+    if dinov3 and "image_size" in config:
+        size = config["image_size"]
+        sides = {int(side) for side in (size if isinstance(size, Sequence) else (size,))}
+        if len(sides) != 1:
+            raise WeightsError(f"config.json has image_size {size}; an EoMT of square images is expected.")
+        saved["backbone.image_size"] = sides.pop()
+    return saved
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
@@ -207,12 +205,6 @@ def _with_tasks(
     """
 
     def of(task: Task) -> CheckpointLayout:
-        def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-            return classes_of(task, len(state[label]), metadata.get("classes", ()))
-
-        def fits(state: StateDict, metadata: Mapping[str, Any]) -> bool:
-            return task == task_of(len(state[label]) - 1, len(state[queries]))
-
         key = KEYS[task]
         backbone = find(_DINOV3 if dinov3 else _VIT).options
         unsaved = ("backbone.image_size", *backbone.unsaved) if dinov3 else ()
@@ -221,11 +213,11 @@ def _with_tasks(
             name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
             lines=(*layout.lines, *head(f"heads.{key}")),
             describe=lambda tensors: _describe(tensors, task, dinov3),
-            fits=fits,
-            classes=classes,
+            fits=lambda state, _: task == task_of(len(state[label]) - 1, len(state[queries])),
+            classes=partial(task_classes, task=task, bias=label),
             options=LayoutOptions(
                 unsaved=(f"heads.{key}.num_blocks", *unsaved),
-                saved=_saved(task, dinov3),
+                saved=partial(_saved, task=task, dinov3=dinov3),
                 implied=layout.options.implied,
                 runtime=backbone.runtime,
                 project_defaults=(*backbone.project_defaults, "fixed_size"),

@@ -6,6 +6,7 @@ with 80 classes (COCO's objects) as instance segmentation. For semantic segmenta
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
@@ -16,7 +17,7 @@ from densevit_heads.mask2former.pixel_decoder import NUM_LEVELS, NUM_POINTS
 from densevit_heads.mask2former.published_models import MODELS
 from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
 from densevit_heads.parts.class_map_checkpoints import label_maps
-from densevit_heads.parts.mask_checkpoints import KEYS, classes_of
+from densevit_heads.parts.mask_checkpoints import KEYS, task_classes
 
 LICENCES = Licences(
     "MIT",
@@ -49,7 +50,10 @@ def encoder_lines(source: str, target: str, names: tuple[str, str, str, str]) ->
 def _head_lines(head: str) -> tuple[Line, ...]:
     source, pixels = "sem_seg_head.pixel_decoder", f"{head}.pixel_decoder"
     predictor, decoder, layer = "sem_seg_head.predictor", f"{head}.decoder", f"{head}.decoder.layers.{{i}}"
-    lines = [
+    self_attention, cross_attention, ffn = (
+        f"{predictor}.transformer_{layers}_layers.{{i}}" for layers in ("self_attention", "cross_attention", "ffn")
+    )
+    return (
         Line(f"{source}.input_proj.{{i}}.*", f"{pixels}.projections.{{i}}.*"),
         Line(f"{source}.transformer.level_embed", f"{pixels}.level_embedding"),
         *encoder_lines(
@@ -64,34 +68,34 @@ def _head_lines(head: str) -> tuple[Line, ...]:
         Line(f"{predictor}.decoder_norm.*", f"{decoder}.norm.*"),
         Line(f"{predictor}.class_embed.*", f"{decoder}.label_head.*"),
         *(Line(f"{predictor}.mask_embed.layers.{i}.*", f"{decoder}.mask_head.{2 * i}.*") for i in range(3)),
-    ]
-    for name, target in {"adapter_1": "laterals.0", "layer_1": "outputs.0"}.items():
-        lines.append(Line(f"{source}.{name}.weight", f"{pixels}.{target}.0.weight"))
-        lines.append(Line(f"{source}.{name}.norm.*", f"{pixels}.{target}.1.*"))
-    for attention, name in {"self_attention": "self_attn", "cross_attention": "multihead_attn"}.items():
-        block = f"{predictor}.transformer_{attention}_layers.{{i}}"
-        lines += fused_attention(f"{block}.{name}", f"{layer}.{attention}")
-        lines.append(Line(f"{block}.norm.*", f"{layer}.{attention}_norm.*"))
-    ffn = f"{predictor}.transformer_ffn_layers.{{i}}"
-    for name, target in {"linear1": "ffn.expand", "linear2": "ffn.contract", "norm": "ffn_norm"}.items():
-        lines.append(Line(f"{ffn}.{name}.*", f"{layer}.{target}.*"))
-    return tuple(lines)
+        Line(f"{source}.adapter_1.weight", f"{pixels}.laterals.0.0.weight"),
+        Line(f"{source}.adapter_1.norm.*", f"{pixels}.laterals.0.1.*"),
+        Line(f"{source}.layer_1.weight", f"{pixels}.outputs.0.0.weight"),
+        Line(f"{source}.layer_1.norm.*", f"{pixels}.outputs.0.1.*"),
+        *fused_attention(f"{self_attention}.self_attn", f"{layer}.self_attention"),
+        Line(f"{self_attention}.norm.*", f"{layer}.self_attention_norm.*"),
+        *fused_attention(f"{cross_attention}.multihead_attn", f"{layer}.cross_attention"),
+        Line(f"{cross_attention}.norm.*", f"{layer}.cross_attention_norm.*"),
+        Line(f"{ffn}.linear1.*", f"{layer}.ffn.expand.*"),
+        Line(f"{ffn}.linear2.*", f"{layer}.ffn.contract.*"),
+        Line(f"{ffn}.norm.*", f"{layer}.ffn_norm.*"),
+    )
 
 
 def _resnet_lines() -> tuple[Line, ...]:
     """Maps the keys of detectron2's ResNet."""
-    lines = [
+    parts = {f"conv{i}": (f"conv{i}", f"bn{i}") for i in range(1, 4)} | {"shortcut": ("downsample.0", "downsample.1")}
+    blocks = [(f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}") for stage in range(1, 5)]
+    return (
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
-    ]
-    for stage in range(1, 5):
-        source, target = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
-        for i in range(1, 4):
-            lines.append(Line(f"{source}.conv{i}.weight", f"{target}.conv{i}.weight"))
-            lines.append(Line(f"{source}.conv{i}.norm.*", f"{target}.bn{i}.*"))
-        lines.append(Line(f"{source}.shortcut.weight", f"{target}.downsample.0.weight"))
-        lines.append(Line(f"{source}.shortcut.norm.*", f"{target}.downsample.1.*"))
-    return tuple(lines)
+        *(
+            Line(f"{source}.{name}.{tensor}", f"{target}.{part}.{tensor.removeprefix('norm.')}")
+            for source, target in blocks
+            for name, targets in parts.items()
+            for tensor, part in zip(("weight", "norm.*"), targets, strict=True)
+        ),
+    )
 
 
 def describe(tensors: StateDict, task: Task) -> dict[str, Any]:
@@ -152,23 +156,15 @@ def recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) 
 
 def for_task(layout: CheckpointLayout, task: Task, row: str, lines: tuple[Line, ...]) -> CheckpointLayout:
     """Adds the head of a task to a layout of the backbone. row: key of the bias of the class logits."""
-
     swin = find(_SWIN).options
     models = {name: model for name, model in layout.publishing.models.items() if model.task == KEYS[task]}
-
-    def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-        return classes_of(task, len(state[row]), metadata.get("classes", ()))
-
-    def fits(state: StateDict, metadata: Mapping[str, Any]) -> bool:
-        return task == ("instance" if len(state[row]) - 1 == _COCO_THINGS else "panoptic")
-
     return replace(
         layout,
         name=layout.name if task == "panoptic" else f"{layout.name}-{task}",
         lines=(*layout.lines, *lines),
         describe=lambda tensors: describe(tensors, task),
-        fits=fits,
-        classes=classes,
+        fits=lambda state, _: task == ("instance" if len(state[row]) - 1 == _COCO_THINGS else "panoptic"),
+        classes=partial(task_classes, task=task, bias=row),
         special=SpecialTensors(
             no_effect={**layout.special.no_effect, "criterion.empty_weight": "the weights of classes in the loss"}
         ),

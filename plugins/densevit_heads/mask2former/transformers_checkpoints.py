@@ -4,7 +4,8 @@ Files, including the Hub's, have the keys of transformers 4, also if version 5 w
 on a Swin in version 5 has other keys.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from densevit.interfaces import (
@@ -65,39 +66,35 @@ def _swin_lines() -> tuple[Line, ...]:
 
 
 def _config(
-    backbone: str,
-) -> Callable[[Mapping[str, Any], StateDict, Sequence[Class]], dict[str, dict[str, Any]]]:
-    """The writer of config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
-
-    def files(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
-        files = find(backbone).publishing.config_files(sections, state, classes)
-        if not files:
-            return {}
-        [head] = sections["heads"].values()
-        decoder, pixels = head["transformer"], head["pixel_decoder"]
-        config = {
-            "model_type": "mask2former",
-            "architectures": ["Mask2FormerForUniversalSegmentation"],
-            "backbone_config": files["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
-            "feature_size": decoder["width"],
-            "mask_feature_size": decoder["width"],
-            "hidden_dim": decoder["width"],
-            "num_queries": head["num_queries"],
-            "num_attention_heads": decoder["num_heads"],
-            "encoder_layers": pixels["layers"],
-            "encoder_feedforward_dim": pixels["feedforward"],
-            "decoder_layers": decoder["decoder_layers"]
-            + 1,  # transformers also counts the predictions before the first layer
-            "dim_feedforward": decoder["feedforward"],
-            "pre_norm": False,
-            "dropout": 0.0,
-        }
-        return {
-            "config.json": config,
-            "preprocessor_config.json": {"image_processor_type": "Mask2FormerImageProcessor", "ignore_index": 255},
-        }
-
-    return files
+    sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class], backbone: str
+) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json. backbone: the layout of transformers' backbone."""
+    files = find(backbone).publishing.config_files(sections, state, classes)
+    if not files:
+        return {}
+    [head] = sections["heads"].values()
+    decoder, pixels = head["transformer"], head["pixel_decoder"]
+    config = {
+        "model_type": "mask2former",
+        "architectures": ["Mask2FormerForUniversalSegmentation"],
+        "backbone_config": files["config.json"] | {"out_features": [f"stage{i}" for i in range(1, 5)]},
+        "feature_size": decoder["width"],
+        "mask_feature_size": decoder["width"],
+        "hidden_dim": decoder["width"],
+        "num_queries": head["num_queries"],
+        "num_attention_heads": decoder["num_heads"],
+        "encoder_layers": pixels["layers"],
+        "encoder_feedforward_dim": pixels["feedforward"],
+        "decoder_layers": decoder["decoder_layers"]
+        + 1,  # transformers also counts the predictions before the first layer
+        "dim_feedforward": decoder["feedforward"],
+        "pre_norm": False,
+        "dropout": 0.0,
+    }
+    return {
+        "config.json": config,
+        "preprocessor_config.json": {"image_processor_type": "Mask2FormerImageProcessor", "ignore_index": 255},
+    }
 
 
 def _layout(
@@ -135,7 +132,7 @@ def _layout(
             licences=LICENCES,
             files=FILES,
             models=MODELS.get(name, {}),
-            config_files=_config(config),
+            config_files=partial(_config, backbone=config),
         ),
     )
     return for_task(layout, task, "class_predictor.bias", _head_lines(f"heads.{KEYS[task]}"))

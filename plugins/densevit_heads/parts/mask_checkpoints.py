@@ -1,8 +1,9 @@
 """What checkpoints of mask classification share: the head's key of each task, the classes, and the task of EoMT's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from densevit.interfaces import Class
+from densevit.interfaces import Class, StateDict
 from densevit.layouts import instance_classes, panoptic_classes, segmentation_classes
 from densevit.set_prediction.mask_segments import Task
 
@@ -14,6 +15,11 @@ def classes_of(task: Task, rows: int, names: Sequence[str]) -> dict[str, tuple[C
     """The classes of `rows` logits, the last of which is "no object"."""
     make = {"panoptic": panoptic_classes, "instance": instance_classes, "semantic": segmentation_classes}[task]
     return {KEYS[task]: make(rows - 1, names)}
+
+
+def task_classes(state: StateDict, metadata: Mapping[str, Any], task: Task, bias: str) -> dict[str, tuple[Class, ...]]:
+    """`CheckpointLayout.classes` of a task. bias: the key of the bias of the class logits."""
+    return classes_of(task, len(state[bias]), metadata.get("classes", ()))
 
 
 def task_of(num_classes: int, num_queries: int) -> Task:

@@ -4,14 +4,14 @@ The decoder is loaded into a head, `heads.NAME.weights`, and DINOv3 into the bac
 not determine the task, which is chosen as for EoMT: 80 classes are COCO's objects, 100 queries semantic segmentation.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layouts import count
 from densevit.set_prediction.mask_segments import Task
-from densevit_heads.parts.mask_checkpoints import KEYS, classes_of, task_of
+from densevit_heads.parts.mask_checkpoints import KEYS, task_classes, task_of
 from densevit_heads.pmt.published_models import MODELS
 
 NAMES: dict[Task, str] = {"panoptic": "pmt", "instance": "pmt_instance", "semantic": "pmt_semantic"}
@@ -65,9 +65,6 @@ def _of(task: Task) -> CheckpointLayout:
         dinov3 = {"layer_scale": 1e-5, "key_bias": False, "norm_eps": 1e-5}
         return {"backbone": backbone | dinov3, "heads": {key: section}}
 
-    def classes(state: StateDict, metadata: Mapping[str, Any]) -> dict[str, tuple[Class, ...]]:
-        return classes_of(task, len(state[_LABEL]), metadata.get("classes", ()))
-
     return CheckpointLayout(
         name="pmt" if task == "panoptic" else f"pmt-{task}",
         signature_keys=(
@@ -79,7 +76,7 @@ def _of(task: Task) -> CheckpointLayout:
         lines=_lines(head),
         describe=describe,
         fits=lambda state, metadata: task == task_of(len(state[_LABEL]) - 1, len(state[_QUERIES])),
-        classes=classes,
+        classes=partial(task_classes, task=task, bias=_LABEL),
         special=SpecialTensors(
             no_effect={
                 "criterion.empty_weight": "the weights of classes in the loss",

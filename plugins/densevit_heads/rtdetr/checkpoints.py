@@ -22,6 +22,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_lines, count, find, part
 from densevit_heads.parts.attention_checkpoints import deformable_attention, fused_attention
+from densevit_heads.parts.convolution_checkpoints import conv_norm
 from densevit_heads.parts.detector_checkpoints import BLACK, LABELS, WHITE, detection_classes, mlp
 
 # Asks for the weights' licence, unanswered.
@@ -45,22 +46,18 @@ NUM_HEADS = 8  # of all releases; tensors show only the product of heads and poi
 _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
 
 
-def _conv_norm(source: str, target: str) -> tuple[Line, Line]:
-    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.norm.*", f"{target}.1.*")
-
-
 def encoder_lines(source: str) -> tuple[Line, ...]:
     """Maps the keys of cross-scale fusion, also in transformers' layout. source: the prefix of the encoder."""
     lines = [
-        *_conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
-        *_conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
+        *conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
+        *conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
     ]
     for path, direction in (("fpn", "top_down"), ("pan", "bottom_up")):
         block, target = f"{source}.{path}_blocks.{{i}}", f"{ENCODER}.{direction}.{{i}}"
         for i, name in enumerate(("enter", "bypass", "leave"), 1):
-            lines += _conv_norm(f"{block}.conv{i}", f"{target}.{name}")
+            lines += conv_norm(f"{block}.conv{i}", f"{target}.{name}")
         for i, name in enumerate(("wide", "pointwise"), 1):
-            lines += _conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{target}.blocks.{{j}}.{name}")
+            lines += conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{target}.blocks.{{j}}.{name}")
     return tuple(lines)
 
 
@@ -78,7 +75,7 @@ def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line
         Line(f"{aifi}.norm1.*", f"{target}.residuals.0.norm.*"),
         Line(f"{aifi}.norm2.*", f"{target}.residuals.1.norm.*"),
         *encoder_lines("encoder"),
-        *_conv_norm("decoder.input_proj.{i}", f"{HEAD}.projections.{{i}}"),
+        *conv_norm("decoder.input_proj.{i}", f"{HEAD}.projections.{{i}}"),
         *fused_attention(f"{layer}.self_attn", f"{DECODER}.self_attention"),
         *deformable_attention(f"{layer}.cross_attn", f"{DECODER}.cross_attention"),
         Line(f"{layer}.linear1.*", f"{DECODER}.ffn.expand.*"),

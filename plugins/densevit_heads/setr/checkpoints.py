@@ -11,6 +11,7 @@ from torch import Tensor
 from densevit.interfaces import Change, CheckpointLayout, Class, Licences, Line, Publishing, SpecialTensors, StateDict
 from densevit.layouts import GRID, TOKENS, added_to_tokens, find, part
 from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.parts.convolution_checkpoints import conv_norm
 from densevit_heads.setr.published_models import MODELS
 
 _LICENCES = Licences(
@@ -56,19 +57,15 @@ _BACKBONE = (
 )
 
 
-def _convolution(source: str, target: str) -> tuple[Line, ...]:
-    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.bn.*", f"{target}.1.*")
-
-
 _UPSAMPLING = (
     Line("backbone.cls_token", "backbone.class_token", TOKENS),
     Line("backbone.pos_embed", "backbone.position_table", GRID),
     *_BACKBONE,
     Line("decode_head.norm.*", f"{_HEAD}.decode.norm.*"),
-    *_convolution("decode_head.up_convs.{i}.0", f"{_HEAD}.decode.convolutions.{{i}}"),
+    *conv_norm("decode_head.up_convs.{i}.0", f"{_HEAD}.decode.convolutions.{{i}}", "bn"),
     Line("decode_head.conv_seg.*", f"{_HEAD}.decode.classifier.*"),
     Line("auxiliary_head.{n}.norm.*", f"{_HEAD}.auxiliary.{{n}}.norm.*"),
-    *_convolution("auxiliary_head.{n}.up_convs.{i}.0", f"{_HEAD}.auxiliary.{{n}}.convolutions.{{i}}"),
+    *conv_norm("auxiliary_head.{n}.up_convs.{i}.0", f"{_HEAD}.auxiliary.{{n}}.convolutions.{{i}}", "bn"),
     Line("auxiliary_head.{n}.conv_seg.*", f"{_HEAD}.auxiliary.{{n}}.classifier.*"),
 )
 
@@ -80,11 +77,11 @@ def _multi_level() -> tuple[Line, ...]:
     from the shallowest in the model.
     """
     lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
-    lines += _convolution("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}")
+    lines += conv_norm("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}", "bn")
     for level in range(_LEVELS):
         number = _LEVELS - 1 - level
-        lines += _convolution(f"neck.mla.feat_extract.{number}", f"{_HEAD}.decode.extract.{level}")
-        lines += _convolution(f"decode_head.up_convs.{number}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}")
+        lines += conv_norm(f"neck.mla.feat_extract.{number}", f"{_HEAD}.decode.extract.{level}", "bn")
+        lines += conv_norm(f"decode_head.up_convs.{number}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}", "bn")
         lines.append(Line(f"auxiliary_head.{number}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"))
     return (
         Line("backbone.pos_embed", "backbone.position_table", UNUSED_TOKEN),

@@ -19,6 +19,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import backbone_lines, count, find, part
 from densevit_heads.parts.class_map_checkpoints import classes_of, label_maps
+from densevit_heads.parts.convolution_checkpoints import conv_norm
 from densevit_heads.upernet.published_models import MODELS
 
 _LICENCES = Licences(
@@ -49,18 +50,14 @@ _STAGES = [f"stage{i}" for i in range(1, 5)]
 _NORMS = [f"backbone.hidden_states_norms.{stage}.*" for stage in _STAGES]
 
 
-def _convolution(source: str, target: str) -> tuple[Line, ...]:
-    return Line(f"{source}.conv.*", f"{target}.0.*"), Line(f"{source}.batch_norm.*", f"{target}.1.*")
-
-
 _HEAD_LINES = (
-    *_convolution("decode_head.psp_modules.{i}.1", f"{_HEAD}.pooling.convolutions.{{i}}"),
-    *_convolution("decode_head.bottleneck", f"{_HEAD}.bottleneck"),
-    *_convolution("decode_head.lateral_convs.{i}", f"{_HEAD}.laterals.{{i}}"),
-    *_convolution("decode_head.fpn_convs.{i}", f"{_HEAD}.outputs.{{i}}"),
-    *_convolution("decode_head.fpn_bottleneck", f"{_HEAD}.fuse"),
+    *conv_norm("decode_head.psp_modules.{i}.1", f"{_HEAD}.pooling.convolutions.{{i}}", "batch_norm"),
+    *conv_norm("decode_head.bottleneck", f"{_HEAD}.bottleneck", "batch_norm"),
+    *conv_norm("decode_head.lateral_convs.{i}", f"{_HEAD}.laterals.{{i}}", "batch_norm"),
+    *conv_norm("decode_head.fpn_convs.{i}", f"{_HEAD}.outputs.{{i}}", "batch_norm"),
+    *conv_norm("decode_head.fpn_bottleneck", f"{_HEAD}.fuse", "batch_norm"),
     Line("decode_head.classifier.*", f"{_HEAD}.classifier.*"),
-    *_convolution("auxiliary_head.convs.0", f"{_HEAD}.auxiliary.0"),
+    *conv_norm("auxiliary_head.convs.0", f"{_HEAD}.auxiliary.0", "batch_norm"),
     Line("auxiliary_head.classifier.*", f"{_HEAD}.auxiliary.1.*"),
 )
 
