@@ -6,18 +6,20 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from interleaved import wait
 from torch import Tensor
 
 import densevit
-from densevit import config as configs
 from densevit.errors import TrainingError
+from densevit.reporting.curves import read_curves
 from gpu_parts.results import Case, Setting, need
-from gpu_parts.training import DTYPES, moved, recipe, set_precision, wait
+from gpu_parts.training import DTYPES, fit, moved, recipe, set_precision
 
 RECIPES: dict[str, tuple[str, ...]] = {  # without drop path and denoising, whose random numbers differ by device
     "detr_swin": ("heads.detection.extensions.contrastive_denoising=0",),
@@ -46,45 +48,42 @@ def cases(setting: Setting) -> list[Case]:
         (name, precision) for name in ("adamw", "sgd", "muon") for precision in ("32", "bf16-mixed", "16-mixed")
     ]  # fmt: skip
     return [
-        *((f"losses and gradients, {name}", _precisions(name)) for name in names),
+        *((f"losses and gradients, {name}", partial(_precisions, name)) for name in names),
         *([] if setting.smoke else [("tests that need a GPU", tests)]),
         ("trainer.tf32", tf32_key),
         *(
-            (f"step with an infinite gradient, {name}, {precision}", _faulty_step(name, precision))
+            (f"step with an infinite gradient, {name}, {precision}", partial(_faulty_step, name, precision))
             for name, precision in optimisers
         ),
-        *((f"repeated step, {name}", _repeated(name)) for name in names),
+        *((f"repeated step, {name}", partial(_repeated, name)) for name in names),
         ("evaluation against the CPU", evaluation),
         ("channels-last, resnet", channels_last),
         ("resume after a kill", resume),
     ]
 
 
-def _precisions(name: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        """Loss and gradients on the device in each precision, against float32 without TF32."""
-        model, batch = recipe(name, *RECIPES[name], *(SMALL if setting.smoke else ()), randomised=True)
-        for module in model.modules():
-            if type(module).__name__ == "DropPath":
-                module.eval()
-        on_cpu = _loss_and_gradient(model.train(), batch, "fp32", torch.device("cpu"))
-        batch = moved(batch, setting.device)
-        expected = _loss_and_gradient(model.to(setting.device), batch, "fp32", setting.device)
-        measured = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
-        for precision in ("tf32", "bf16", "fp16"):
-            measured[precision] = _loss_and_gradient(model, batch, precision, setting.device)
-        values: dict[str, Any] = {}
-        failed = []
-        for other, (loss, gradient) in measured.items():
-            difference = abs(loss - expected[0]) / abs(expected[0])
-            cosine = float(torch.nn.functional.cosine_similarity(gradient, expected[1], dim=0))
-            values |= {f"{other} loss": difference, f"{other} cosine": cosine}
-            limits = LIMITS[other]
-            if not (difference <= limits[0] and cosine >= limits[1]):  # also for NaN
-                failed.append(other)
-        return values | {"failed": ", ".join(failed) or "none"}
-
-    return case
+def _precisions(name: str, setting: Setting) -> dict[str, Any]:
+    """Loss and gradients on the device in each precision, against float32 without TF32."""
+    model, batch = recipe(name, *RECIPES[name], *(SMALL if setting.smoke else ()), randomised=True)
+    for module in model.modules():
+        if type(module).__name__ == "DropPath":
+            module.eval()
+    on_cpu = _loss_and_gradient(model.train(), batch, "fp32", torch.device("cpu"))
+    batch = moved(batch, setting.device)
+    expected = _loss_and_gradient(model.to(setting.device), batch, "fp32", setting.device)
+    measured = {"cpu": on_cpu} if name not in RANDOM_POINTS else {}
+    for precision in ("tf32", "bf16", "fp16"):
+        measured[precision] = _loss_and_gradient(model, batch, precision, setting.device)
+    values: dict[str, Any] = {}
+    failed = []
+    for other, (loss, gradient) in measured.items():
+        difference = abs(loss - expected[0]) / abs(expected[0])
+        cosine = float(torch.nn.functional.cosine_similarity(gradient, expected[1], dim=0))
+        values |= {f"{other} loss": difference, f"{other} cosine": cosine}
+        limits = LIMITS[other]
+        if not (difference <= limits[0] and cosine >= limits[1]):  # also for NaN
+            failed.append(other)
+    return values | {"failed": ", ".join(failed) or "none"}
 
 
 def _loss_and_gradient(model: Any, batch: dict[str, Any], precision: str, device: torch.device) -> tuple[float, Tensor]:
@@ -135,7 +134,12 @@ def tf32_key(setting: Setting) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key in (True,) if setting.smoke else (False, True):
         probe = Probe()
-        _fit(setting, "setr_vit", [*SMALL, "trainer.max_steps=1", "trainer.precision=32", f"trainer.tf32={key}"], probe)
+        fit(
+            setting,
+            "setr_vit",
+            [*FIT, *SMALL, "trainer.max_steps=1", "trainer.precision=32", f"trainer.tf32={key}"],
+            probe,
+        )
         values |= {f"product, tf32 {key}": probe.product, f"convolution, tf32 {key}": probe.convolution}
         rounds = key and setting.device.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
         assert (probe.product > 3e-3) == rounds and (probe.convolution > 3e-3) == rounds, values
@@ -165,49 +169,43 @@ class Fault(lightning.Callback):
         self.changed = sum(not torch.equal(before, p.detach()) for before, p in pairs)
 
 
-def _faulty_step(optimiser: str, precision: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        fault = Fault()
-        keys = [f"optim.name={optimiser}", f"trainer.precision={precision}"]
-        message = ""
-        try:
-            _fit(setting, "detector", [*keys, "trainer.max_steps=6", "optim.warmup=0", *SMALL], fault)
-        except TrainingError as error:
-            message = str(error)
-        assert fault.changed == 0
-        assert ("step 3: the loss or a gradient is not" in message) == (precision != "16-mixed"), message
-        return {"changed tensors": fault.changed, "stopped": bool(message)}  # a gradient scaler skips by itself
-
-    return case
+def _faulty_step(optimiser: str, precision: str, setting: Setting) -> dict[str, Any]:
+    fault = Fault()
+    keys = [f"optim.name={optimiser}", f"trainer.precision={precision}"]
+    message = ""
+    try:
+        fit(setting, "detector", [*FIT, *keys, "trainer.max_steps=6", "optim.warmup=0", *SMALL], fault)
+    except TrainingError as error:
+        message = str(error)
+    assert fault.changed == 0
+    assert ("step 3: the loss or a gradient is not" in message) == (precision != "16-mixed"), message
+    return {"changed tensors": fault.changed, "stopped": bool(message)}  # a gradient scaler skips by itself
 
 
-def _repeated(name: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        """The same step twice: the largest difference of gradients relative to the largest gradient, and the operations
-        that torch calls nondeterministic."""
-        model, batch = recipe(name, *(SMALL if setting.smoke else ()), randomised=True)
-        batch = moved(batch, setting.device)
-        model.to(setting.device).train()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                first, second = (_loss_and_gradient(model, batch, "fp32", setting.device) for _ in range(2))
-        finally:
-            torch.use_deterministic_algorithms(False)
-        difference = float((first[1] - second[1]).abs().max() / first[1].abs().max())
-        matches = [re.match(r"(\S+) does not have a deterministic", str(w.message)) for w in caught]
-        operations = sorted({match[1] for match in matches if match})
-        return {"difference": difference, "nondeterministic": ", ".join(operations) or "none"}
-
-    return case
+def _repeated(name: str, setting: Setting) -> dict[str, Any]:
+    """The same step twice: the largest difference of gradients relative to the largest gradient, and the operations
+    that torch calls nondeterministic."""
+    model, batch = recipe(name, *(SMALL if setting.smoke else ()), randomised=True)
+    batch = moved(batch, setting.device)
+    model.to(setting.device).train()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            first, second = (_loss_and_gradient(model, batch, "fp32", setting.device) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    difference = float((first[1] - second[1]).abs().max() / first[1].abs().max())
+    matches = [re.match(r"(\S+) does not have a deterministic", str(w.message)) for w in caught]
+    operations = sorted({match[1] for match in matches if match})
+    return {"difference": difference, "nondeterministic": ", ".join(operations) or "none"}
 
 
 def evaluation(setting: Setting) -> dict[str, Any]:
     """A short training of two tasks; its model is evaluated on the device and on the CPU."""
     steps = 2 if setting.smoke else 60
     keys = [f"trainer.max_steps={steps}", "trainer.precision=32", *(SMALL if setting.smoke else ["data.val_length=64"])]
-    run = _fit(setting, "setr_vit" if setting.smoke else "scenes/multitask_swin", keys)
+    run = fit(setting, "setr_vit" if setting.smoke else "scenes/multitask_swin", [*FIT, *keys])
     metrics = densevit.evaluate(run, overrides=["trainer.precision=32"])
     expected = densevit.evaluate(run, overrides=["trainer.precision=32", "trainer.accelerator=cpu"])
     differences = {k: abs(metrics[k] - v) for k, v in expected.items() if k.count("/") == 1 and v == v}
@@ -229,12 +227,12 @@ def channels_last(setting: Setting) -> dict[str, Any]:
             inputs = images.to(memory_format=memory_format)
             for i in range(4):
                 if i == 1:
-                    wait(setting.device)
+                    wait()
                     start = time.perf_counter()
                 with torch.autocast(setting.device.type, dtype, enabled=dtype is not None):
                     features.append(backbone(inputs)[-1].float())
                 features[-1].sum().backward()
-            wait(setting.device)
+            wait()
             label = "contiguous" if memory_format == torch.contiguous_format else "channels-last"
             values[f"{name} {label} ms"] = 1e3 * (time.perf_counter() - start) / 3
         difference = (features[0] - features[4]).abs().max() / features[0].abs().max()
@@ -257,22 +255,8 @@ def resume(setting: Setting) -> dict[str, Any]:
     process.send_signal(signal.SIGKILL)
     was_running = process.wait() == -signal.SIGKILL
     subprocess.run([*program, "--resume", str(killed)], check=True)
-    runs = [densevit.Run(complete), densevit.Run(killed)]
-    losses = [{row["step"]: float(row["train/loss"]) for row in _rows(run) if row.get("train/loss")} for run in runs]
+    losses = [dict(read_curves(run / "metrics.csv")["train/loss"]) for run in (complete, killed)]
     assert losses[0].keys() == losses[1].keys(), losses
     differences = [abs(losses[1][step] - loss) / abs(loss) for step, loss in losses[0].items()]
     assert max(differences) < 0.05, differences
     return {"killed while running": was_running, "steps": len(differences), "largest difference": max(differences)}
-
-
-def _fit(setting: Setting, name: str, keys: list[str], *callbacks: lightning.Callback) -> densevit.Run:
-    number = len(list(setting.folder.glob("run-*")))
-    config = configs.load(name, [*FIT, f"trainer.accelerator={setting.device.type}", *keys])
-    return densevit.fit(config, callbacks=callbacks, run_dir=setting.folder / f"run-{number}")
-
-
-def _rows(run: densevit.Run) -> list[dict[str, str]]:
-    import csv
-
-    with (run.path / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))

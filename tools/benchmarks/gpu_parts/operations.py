@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,31 @@ from gpu_parts.results import Case, Setting
 
 def cases(setting: Setting) -> list[Case]:
     return [
-        ("matching", _script("matching.py", ["--rounds", "10"], ["--rounds", "1", "--batch", "2", "--queries", "10"])),
+        (
+            "matching",
+            partial(_script, "matching.py", ["--rounds", "10"], ["--rounds", "1", "--batch", "2", "--queries", "10"]),
+        ),
         (
             "deformable attention against grid_sample",
-            _script("deformable_attention.py", ["--device", "cuda"], None),
+            partial(_script, "deformable_attention.py", ["--device", "cuda"], None),
         ),
         ("loading", loading),
-        ("COCO evaluation", _script("evaluation.py", [], None)),
-        ("mIoU", _script("confusion.py", [], None)),
+        ("COCO evaluation", partial(_script, "evaluation.py", [], None)),
+        ("mIoU", partial(_script, "confusion.py", [], None)),
     ]
 
 
-def _script(name: str, options: list[str], smoke: list[str] | None) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        chosen = smoke if setting.smoke else options
-        if chosen is None:
-            return {"output": "not run with --smoke"}
-        command = [sys.executable, str(Path(__file__).parents[1] / name), *chosen]
-        environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
-        seconds = max(10.0, setting.end - time.monotonic())
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
-        if ended.returncode:
-            raise RuntimeError((ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1])
-        return {"output": ended.stdout}
-
-    return case
+def _script(name: str, options: list[str], smoke: list[str] | None, setting: Setting) -> dict[str, Any]:
+    chosen = smoke if setting.smoke else options
+    if chosen is None:
+        return {"output": "not run with --smoke"}
+    command = [sys.executable, str(Path(__file__).parents[1] / name), *chosen]
+    environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
+    seconds = max(10.0, setting.end - time.monotonic())
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+    if ended.returncode:
+        raise RuntimeError((ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1])
+    return {"output": ended.stdout}
 
 
 def loading(setting: Setting) -> dict[str, Any]:

@@ -2,22 +2,22 @@
 
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import densevit
-from densevit import config as configs
+from densevit.reporting.curves import read_curves
 from gpu_parts.results import Case, Setting, need
-from gpu_parts.training import peak_gb
+from gpu_parts.training import fit, peak_gb
 
 
 def cases(setting: Setting) -> list[Case]:
     every_case: list[Case] = [
         ("detr_swin as shipped", detr_swin),
         ("start/detector on rendered images, 640 pixels", start_detector),
-        ("start/detector, no loader processes", start_detector_without_workers),
+        ("start/detector, no loader processes", partial(start_detector, workers="0")),
         *(
-            (f"{name}, 300 steps, {precision}", _short(name, precision))
+            (f"{name}, 300 steps, {precision}", partial(_short, name, precision))
             for name in ("setr_vit", "dpt_swin", "detr_swin")
             for precision in ("bf16-mixed", "32", "tf32", "16-mixed")
         ),
@@ -50,41 +50,27 @@ def start_detector(setting: Setting, workers: str | None = None) -> dict[str, An
     return _train(setting, "start/detector", keys)
 
 
-def start_detector_without_workers(setting: Setting) -> dict[str, Any]:
-    return start_detector(setting, "0")
-
-
-def _short(name: str, precision: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        keys = (
-            ["trainer.precision=32", "trainer.tf32=true"] if precision == "tf32" else [f"trainer.precision={precision}"]
-        )
-        return _train(setting, name, [*keys, "trainer.max_images=null", "trainer.max_steps=300"])
-
-    return case
+def _short(name: str, precision: str, setting: Setting) -> dict[str, Any]:
+    keys = ["trainer.precision=32", "trainer.tf32=true"] if precision == "tf32" else [f"trainer.precision={precision}"]
+    return _train(setting, name, [*keys, "trainer.max_images=null", "trainer.max_steps=300"])
 
 
 def _train(setting: Setting, name: str, keys: list[str]) -> dict[str, Any]:
     """Trains, and returns the means of the columns of metrics.csv without its first fifth, the metrics and the time."""
-    keys = [*keys, f"trainer.accelerator={setting.device.type}", "trainer.loggers=[]", "trainer.evaluations=1"]
-    keys += ["trainer.log_every=1" if setting.smoke else "trainer.log_every=25"]
+    keys = [*keys, "trainer.evaluations=1", "trainer.log_every=1" if setting.smoke else "trainer.log_every=25"]
     if setting.smoke:
         keys += ["data.batch_size=2", "data.num_workers=0"]
         keys += ["data.image_size=64", "data.val_length=2"] if name != "start/detector" else []
     peak_gb(setting.device, reset=True)
     start = time.monotonic()
-    number = len(list(setting.folder.glob("run-*")))
-    run = densevit.fit(configs.load(name, keys), run_dir=setting.folder / f"run-{number}")
+    run = fit(setting, name, keys)
     values = {**_speed(run.path), "GPU GB": peak_gb(setting.device), "minutes": (time.monotonic() - start) / 60}
     scores = {k: v for k, v in run.metrics.items() if k.split("/")[-1] in ("AP", "AP50", "mIoU", "AbsRel", "delta1")}
     return values | scores
 
 
 def _speed(path: Path) -> dict[str, float]:
-    import csv
-
-    with (path / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("system/images_per_second")]
-    rows = rows[len(rows) // 5 :]
     columns = {"images/s": "system/images_per_second", "waiting for data": "system/data_wait", "loss": "train/loss"}
-    return {name: statistics.fmean(float(row[column]) for row in rows) for name, column in columns.items()}
+    curves = read_curves(path / "metrics.csv")
+    values = {name: [value for _, value in curves[column]] for name, column in columns.items()}
+    return {name: statistics.fmean(column[len(column) // 5 :]) for name, column in values.items()}

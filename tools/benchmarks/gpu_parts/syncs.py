@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import densevit
-from densevit import config as configs
 from gpu_parts.results import Case, Setting
-from gpu_parts.training import Step, recipe
+from gpu_parts.training import Step, fit, recipe
 
 RECIPES = ("detr_swin", "detector", "setr_vit", "dpt_swin", "scenes/dino_detr_swin", "scenes/dfine_swin",
            "scenes/instance_swin", "scenes/multitask_swin")  # fmt: skip
@@ -24,9 +24,9 @@ STEPS = 4
 def cases(setting: Setting) -> list[Case]:
     names = RECIPES[:1] if setting.smoke else RECIPES
     return [
-        *((f"losses and update, {name}", _step(name)) for name in names),
-        *((f"training with its callbacks, {name}", _training(name)) for name in names[:3]),
-        *((f"profile, {name}", _profile(name)) for name in names[:4]),
+        *((f"losses and update, {name}", partial(_step, name)) for name in names),
+        *((f"training with its callbacks, {name}", partial(_training, name)) for name in names[:3]),
+        *((f"profile, {name}", partial(_profile, name)) for name in names[:4]),
     ]
 
 
@@ -58,18 +58,15 @@ class Waits:
         return {"waits a step": self.lines.total() / steps, "output": lines or "none"}
 
 
-def _step(name: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        """Forward pass, losses, backward pass, clipping, AdamW."""
-        model, batch = recipe(name, *(SMALL if setting.smoke else ()))
-        step = Step.of(model, batch, "fp32" if setting.smoke else "bf16", setting.device)
-        step(), step()  # chooses kernels
-        with Waits(setting) as waits:
-            for _ in range(STEPS):
-                step()
-        return waits.values(STEPS)
-
-    return case
+def _step(name: str, setting: Setting) -> dict[str, Any]:
+    """Forward pass, losses, backward pass, clipping, AdamW."""
+    model, batch = recipe(name, *(SMALL if setting.smoke else ()))
+    step = Step.of(model, batch, "fp32" if setting.smoke else "bf16", setting.device)
+    step(), step()  # chooses kernels
+    with Waits(setting) as waits:
+        for _ in range(STEPS):
+            step()
+    return waits.values(STEPS)
 
 
 class WaitsOfTraining(lightning.Callback):
@@ -85,36 +82,29 @@ class WaitsOfTraining(lightning.Callback):
             self.waits.__exit__()
 
 
-def _training(name: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        """A training with its loader, the check of finite values, the optimiser of the recipe and the callbacks."""
-        keys = ["trainer.max_images=null", "trainer.max_steps=12", "trainer.loggers=[]", "data.num_workers=0",
-                f"trainer.accelerator={setting.device.type}", "data.train_length=200", "data.val_length=4",
-                "trainer.evaluations=1", *(SMALL if setting.smoke else ())]  # fmt: skip
-        callback = WaitsOfTraining(setting)
-        number = len(list(setting.folder.glob("run-*")))
-        densevit.fit(configs.load(name, keys), callbacks=[callback], run_dir=setting.folder / f"run-{number}")
-        return callback.waits.values(STEPS)
-
-    return case
+def _training(name: str, setting: Setting) -> dict[str, Any]:
+    """A training with its loader, the check of finite values, the optimiser of the recipe and the callbacks."""
+    keys = ["trainer.max_images=null", "trainer.max_steps=12", "data.num_workers=0",
+            "data.train_length=200", "data.val_length=4",
+            "trainer.evaluations=1", *(SMALL if setting.smoke else ())]  # fmt: skip
+    callback = WaitsOfTraining(setting)
+    fit(setting, name, keys, callback)
+    return callback.waits.values(STEPS)
 
 
-def _profile(name: str) -> Any:
-    def case(setting: Setting) -> dict[str, Any]:
-        """The share of a step's time in which kernels run, their number, and the longest ones."""
-        model, batch = recipe(name, *(SMALL if setting.smoke else ()))
-        step = Step.of(model, batch, "fp32" if setting.smoke else "bf16", setting.device)
-        seconds = step.seconds(1, 0) if setting.smoke else step.seconds(10)
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (setting.device.type == "cuda")
-        with profile(activities=activities) as profiler:
-            for _ in range(STEPS):
-                step()
-        events = profiler.key_averages()
-        kernels = [event for event in events if event.self_device_time_total > 0]
-        busy = sum(event.self_device_time_total for event in kernels) / STEPS / 1e6
-        count = sum(event.count for event in kernels) / STEPS
-        table = events.table(sort_by="self_device_time_total" if kernels else "self_cpu_time_total", row_limit=12,
-                             max_name_column_width=60)  # fmt: skip
-        return {"ms": 1e3 * seconds, "GPU works": busy / seconds, "kernels a step": count, "output": table}
-
-    return case
+def _profile(name: str, setting: Setting) -> dict[str, Any]:
+    """The share of a step's time in which kernels run, their number, and the longest ones."""
+    model, batch = recipe(name, *(SMALL if setting.smoke else ()))
+    step = Step.of(model, batch, "fp32" if setting.smoke else "bf16", setting.device)
+    seconds = step.seconds(1, 0) if setting.smoke else step.seconds(10)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (setting.device.type == "cuda")
+    with profile(activities=activities) as profiler:
+        for _ in range(STEPS):
+            step()
+    events = profiler.key_averages()
+    kernels = [event for event in events if event.self_device_time_total > 0]
+    busy = sum(event.self_device_time_total for event in kernels) / STEPS / 1e6
+    count = sum(event.count for event in kernels) / STEPS
+    table = events.table(sort_by="self_device_time_total" if kernels else "self_cpu_time_total", row_limit=12,
+                         max_name_column_width=60)  # fmt: skip
+    return {"ms": 1e3 * seconds, "GPU works": busy / seconds, "kernels a step": count, "output": table}

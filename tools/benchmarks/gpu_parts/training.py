@@ -1,16 +1,18 @@
 """Models and training steps of the parts, by the public API alone."""
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytorch_lightning as lightning
 import torch
+from interleaved import seconds
 from torch import Tensor, nn
 
 import densevit
 from densevit import config as configs
 from densevit.model import build_from_sections, classes_by_head
+from gpu_parts.results import Setting
 
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
 
@@ -44,6 +46,13 @@ def recipe(name: str, *overrides: str, randomised: bool = False) -> tuple[Any, A
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return model, next(iter(data.train_loader()))
+
+
+def fit(setting: Setting, name: str, keys: Sequence[str], *callbacks: lightning.Callback) -> densevit.Run:
+    """Trains a shipped recipe on the device, in a new folder, without loggers."""
+    number = len(list(setting.folder.glob("run-*")))
+    config = configs.load(name, [*keys, f"trainer.accelerator={setting.device.type}", "trainer.loggers=[]"])
+    return densevit.fit(config, callbacks=callbacks, run_dir=setting.folder / f"run-{number}")
 
 
 class Step:
@@ -88,22 +97,11 @@ class Step:
         return loss.detach()
 
     def seconds(self, rounds: int, warm_up: int = 3) -> float:
-        """The median time of a step, waiting for the device after each."""
-        times = []
-        for _ in range(warm_up + rounds):
-            wait(self.device)
-            start = time.perf_counter()
-            loss = self()
-            wait(self.device)
-            times.append(time.perf_counter() - start)
-        if not loss.isfinite():
+        """The median time of a step, waiting for the device after each. A further step must have a finite loss."""
+        times = [seconds(self) for _ in range(warm_up + rounds)]
+        if not (loss := self()).isfinite():
             raise RuntimeError(f"The loss is {loss.item()}.")
         return statistics.median(times[warm_up:])
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_gb(device: torch.device, reset: bool = False) -> float:
