@@ -101,16 +101,11 @@ CHANNELS = {
 """Channels of images that are not RGB of 8 bits."""
 
 
-def evaluated_at(predictor: DenseModel, side: int) -> DenseModel:
-    """The predictor of images whose longer side is resized to `side`, on which `export` compares."""
-    return predictor.with_resize(DefaultTransforms(side))
-
-
 def small_predictor(head: dict[str, Any], classes: Sequence[str] | None = ("a", "b"), side: int = 96) -> DenseModel:
-    """A head on `FourMaps`."""
+    """A head on `FourMaps`, for images whose longer side is resized to `side`, on which `export` compares."""
     torch.manual_seed(0)
     predictor = densevit.create_model(FOUR_MAPS, {"x": head}, None if classes is None else [*classes])
-    return evaluated_at(predictor, side)
+    return predictor.with_resize(DefaultTransforms(side))
 
 
 def channel_predictor(name: str, heads: Mapping[str, Any]) -> DenseModel:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import densevit
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.evaluation import tables_file
 from densevit.interfaces import Class, Evaluator
 from densevit.model import DenseModel
@@ -19,7 +20,7 @@ from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit_batch.batch_predictor import BatchPredictor
 from densevit_batch.prelabels import prelabel
 from tests.cli.stand_in import StandIn, dog_and_cat, read
-from tests.small_models import FOUR_MAPS, evaluated_at
+from tests.small_models import FOUR_MAPS
 
 OWN = 0.4485
 CLASSES = (Class("cell", 1, (250, 10, 20)),)
@@ -104,10 +105,9 @@ def test_predict_and_prelabel_have_one_default_and_name_it(own, count, origin, s
 @pytest.mark.parametrize("own", (True, False))
 def test_python_windows_engines_and_files_have_the_threshold_of_the_model(own: bool, tmp_path: Path) -> None:
     """Of a model with many scores around the threshold. The file has post-processing inside."""
-    torch.manual_seed(0)
     transformer = {"width": 16, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 16}
     head = {"name": "detr", "num_queries": 40, "transformer": transformer}
-    predictor = evaluated_at(densevit.create_model(FOUR_MAPS, {"cells": head}, {"cells": ["a"]}), 96)
+    predictor = densevit.create_model(FOUR_MAPS, {"cells": head}, {"cells": ["a"]}).with_resize(DefaultTransforms(96))
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     with torch.no_grad():
         for name, value in predictor.heads["cells"].named_parameters():

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
 import densevit
 from densevit.cli import main
@@ -15,6 +14,7 @@ from densevit.weights.checkpoint_io import read
 from densevit_checkpoints.converting import convert_checkpoint
 from densevit_checkpoints.key_mapping import canonical
 from densevit_checkpoints.recognition import fitting, most_specific
+from tests.small_models import FourMaps
 from tests.weights.states import assert_state, equal
 
 PREFIXES = ("model.backbone.", "encoder.", "encoder_q.", "backbone.body.", "model.teacher.", "0.")
@@ -93,17 +93,8 @@ def test_an_average_of_a_few_tensors_is_not_the_model(tmp_path):
 # ---- a model ----
 
 
-class Backbone(densevit.Backbone):
+class Backbone(FourMaps):
     """A third party's backbone without a layout."""
-
-    def __init__(self):
-        super().__init__()
-        self.channels, self.strides = (4,), (8,)
-        self.stem = nn.Conv2d(3, 4, 8, 8)
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, images):
-        return [self.norm(self.stem(images))]
 
 
 def random_state():

@@ -8,19 +8,19 @@ from densevit.channels import Channels
 from densevit.config import Config
 from densevit.data.channel_statistics import measured, statistics_of, with_channels
 from densevit.errors import DataError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Sample
+from tests.counted_dataset import CountedDataset
 
 NAMES = ("red", "nir")
 
 
-class Noise(Dataset):
+class Noise(CountedDataset):
     """Two channels of 16 bits."""
+
+    length = 40
 
     def __init__(self, range: tuple[tuple[float, float], ...] = ()) -> None:
         self.classes, self.provides, self.channels = {}, (), Channels(NAMES, "uint16", range)
-
-    def __len__(self) -> int:
-        return 40
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng(index)

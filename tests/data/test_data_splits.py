@@ -13,7 +13,8 @@ from densevit.data.data_builder import build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.mix import Mix
 from densevit.errors import DataError
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces import Class, Sample
+from tests.counted_dataset import CountedDataset
 from tests.data.coco_folder import noise, write_split
 
 
@@ -114,8 +115,10 @@ OF_TASK = {"detection": ("boxes", "labels"), "segmentation": ("semantic",)}
 OTHER_ORDER = (2, 0, 1)  # of the classes in another split
 
 
-class Ordered(Dataset):
+class Ordered(CountedDataset):
     """Images whose labels do not depend on the order of the classes. order: of the classes of all splits but train."""
+
+    length = 4
 
     def __init__(
         self,
@@ -128,9 +131,6 @@ class Ordered(Dataset):
         self.task, self.provides, self.image_sizes = task, OF_TASK[task], sizes
         known = [Class(name, 10 + i, (i, i, i)) for i, name in enumerate(NAMES)]
         self.classes = {task: tuple(known[i] for i in order) if everywhere or split != "train" else tuple(known)}
-
-    def __len__(self) -> int:
-        return 4
 
     def sizes(self) -> Any:
         return self.image_sizes

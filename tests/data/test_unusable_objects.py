@@ -13,25 +13,24 @@ from densevit.data.datasets.coco_dataset import Coco
 from densevit.data.loading.dataloader import TransformedDataset
 from densevit.data.transforms.sample_resizing import build_evaluation_transform
 from densevit.errors import DataError
-from densevit.interfaces import Class, Dataset
+from densevit.interfaces import Class
 from densevit.targets import Boxes, CrowdFlags, ObjectLabels
+from tests.counted_dataset import CountedDataset
 from tests.data.coco_folder import noise, write_split
 from tests.recorded_warnings import recorded_warnings
 
 BOXES = [[4, 4, 20, 20], [8, 8, 8, 30], [50, 4, 60, 9], [0, 0, 32, 32]]  # good, without width, outside, a crowd
 
 
-class Photos(Dataset):
+class Photos(CountedDataset):
     """Two images with these boxes."""
 
     classes: ClassVar = {"detection": (Class("cat", 1, (0, 0, 0)),)}
     provides: ClassVar = {"boxes": Boxes(), "labels": ObjectLabels(), "iscrowd": CrowdFlags()}
+    length = 2
 
     def __init__(self, split: str = "train", first: Any = BOXES[:1], second: Any = BOXES[:1]) -> None:
         self.boxes = [first, second]
-
-    def __len__(self) -> int:
-        return 2
 
     def __getitem__(self, index: int):
         boxes = torch.tensor(self.boxes[index], dtype=torch.float32)

@@ -11,8 +11,9 @@ import torch
 
 import densevit
 from densevit.channels import Channels
+from densevit.data.transforms.default import DefaultTransforms
 from densevit_export import runtimes
-from tests.small_models import CELLS, CHANNELS, NAIVE, channel_predictor, evaluated_at
+from tests.small_models import CELLS, CHANNELS, NAIVE, channel_predictor
 
 
 def images_of(channels: Channels, size: tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:
@@ -44,7 +45,7 @@ def check_maps(found: Any, expected: Any, size: tuple[int, int]) -> None:
 def test_a_file_gives_the_models_outputs_and_predictions(name: str, suffix: str, tmp_path: Path):
     """On sizes and batches other than the traced ones; values outside the range are clipped, and NaN is the mean."""
     channels, model = CHANNELS[name], channel_predictor(name, {"boxes": CELLS, "maps": NAIVE})
-    predictor = evaluated_at(model, 96)
+    predictor = model.with_resize(DefaultTransforms(96))
     exported = densevit.export(predictor, tmp_path / f"model{suffix}", quiet=True)
     assert exported.difference <= 1e-4
     file = runtimes.open_file(exported.path, trust=True)
@@ -61,6 +62,8 @@ def test_a_file_gives_the_models_outputs_and_predictions(name: str, suffix: str,
     assert loaded.channels == channels
     for size in ((150, 211), (64, 50)):
         image = np.ascontiguousarray(images_of(channels, size, seed=1)[0].transpose(1, 2, 0))
-        found, expected = (one.predict(image, threshold=0) for one in (evaluated_at(loaded, 96), predictor))
+        found, expected = (
+            one.predict(image, threshold=0) for one in (loaded.with_resize(DefaultTransforms(96)), predictor)
+        )
         check_maps(found, expected, size)
         np.testing.assert_allclose(found["boxes"].scores[:1], expected["boxes"].scores[:1], atol=2e-3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import densevit
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import DensevitError
 from densevit.layers.positions import Resizing
 from densevit.layers.selection import recorded
@@ -18,7 +19,7 @@ from densevit.model import DenseModel
 from densevit_backbones.swin.variants import VARIANTS, Variant
 from densevit_export import exporting, file_comparison, files, runtimes
 from densevit_export.graph import ExportedGraph
-from tests.small_models import CELLS, evaluated_at, small_predictor, without_zeros
+from tests.small_models import CELLS, small_predictor, without_zeros
 
 CLASSES = ["a", "b", "c"]
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -99,7 +100,7 @@ def test_a_file_gives_the_models_outputs(tmp_path: Path, variant: Callable[..., 
     variant(VARIANTS, "nano", Variant(16, (2, 1, 1, 1), (1, 1, 2, 2), 0.0))
     torch.manual_seed(0)
     predictor = densevit.create_model(BACKBONES["swin"], {"x": CELLS}, CLASSES)
-    check(evaluated_at(predictor, 96), ".pt2", tmp_path)
+    check(predictor.with_resize(DefaultTransforms(96)), ".pt2", tmp_path)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from densevit_heads.ddq.queries import DistinctQueries
 def test_queries_are_those_that_nms_keeps_in_each_image():
     from torchvision.ops import box_convert, nms
 
-    torch.manual_seed(0)
     B, S, Q = 3, 40, 8
     logits, tokens = torch.randn(B, S, 4), torch.randn(B, S, 16)
     boxes = torch.cat([0.3 + 0.4 * torch.rand(B, S, 2), 0.1 + 0.4 * torch.rand(B, S, 2)], dim=-1)

@@ -16,6 +16,7 @@ from densevit.model import DenseModel
 from densevit.targets import ValueMap
 from densevit.weights import model_file
 from tests.built_models import build_model
+from tests.counted_dataset import CountedDataset
 from tests.model import small_models
 
 VALUE, SIDE = 4.0, 64  # of the scene; the evaluation's long side in the training, if not stated
@@ -135,7 +136,7 @@ class TaughtObject(densevit.Head):
         return self.predict({"distances": exported["distances"][:, 0]}, targets)
 
 
-class Scene(densevit.Dataset):
+class Scene(CountedDataset):
     """The image, with its depth."""
 
     classes: ClassVar[Any] = {"detection": (densevit.Class("thing", 1, (0, 0, 0)),)}
@@ -143,9 +144,6 @@ class Scene(densevit.Dataset):
 
     def __init__(self, split: str) -> None:
         pass
-
-    def __len__(self) -> int:
-        return 1
 
     def __getitem__(self, index: int) -> Any:
         targets = {

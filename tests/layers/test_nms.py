@@ -1,11 +1,10 @@
 """Class-wise NMS against brute force: an image alone and in batches. Parity tests compare the heads with it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from densevit.layers.nms import class_nms
 
@@ -21,43 +20,25 @@ def objects(count: int, classes: int, pixels: int, iou: float = IOU, seed: int =
     shift = side[:, :1] * (1 - iou) / (1 + iou) * (1 + rng.uniform(-4e-4, 4e-4, (half, 1)))  # (w - d) / (w + d) is IoU
     first = np.concatenate([low, low + side], 1)
     second = first + np.concatenate([shift, 0 * shift] * 2, 1)
-    boxes = np.concatenate([first, second]).astype(np.float32)
-    numbers = np.tile(rng.integers(max(0, classes - 200), classes, half), 2)
-    scores = rng.permutation(np.linspace(0.3, 0.9, 2 * half)).astype(np.float32)
-    rows = ~close(boxes, numbers, iou)
+    boxes = torch.from_numpy(np.concatenate([first, second])).float()
+    numbers = torch.from_numpy(np.tile(rng.integers(max(0, classes - 200), classes, half), 2))
+    scores = torch.from_numpy(rng.permutation(np.linspace(0.3, 0.9, 2 * half))).float()
+    rows = ((ious_in_class(boxes, numbers) - iou).abs() > 1e-6).all(1)
     assert half < rows.sum()
-    return torch.from_numpy(boxes[rows]), torch.from_numpy(scores[rows]), torch.from_numpy(numbers[rows])
+    return boxes[rows], scores[rows], numbers[rows]
 
 
-def close(boxes: np.ndarray, classes: np.ndarray, iou: float = IOU) -> np.ndarray:
-    """Which boxes have an IoU within 1e-6 of the threshold with another box of their class, (N,)."""
-    return np.array([(abs(x - iou) <= 1e-6).any() for x in overlaps_in_class(boxes, classes)])
-
-
-def overlaps_in_class(boxes: np.ndarray, classes: np.ndarray) -> Iterator[np.ndarray]:
-    """The IoUs of each box and the others of its class."""
-    for i, number in enumerate(classes):
-        same = np.flatnonzero(classes == number)
-        yield overlap(boxes[i], boxes[same[same != i]])
-
-
-def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The IoU (M,) of a box (4,) and others (M, 4), in float32."""
-    assert box.dtype == others.dtype == np.float32
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    common = np.clip(high - low, 0, None).prod(1)
-    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (box, others)]
-    result: np.ndarray = common / (areas[0] + areas[1] - common)
-    return result
+def ious_in_class(boxes: Tensor, classes: Tensor) -> Tensor:
+    """The IoUs (N, N) of boxes of one class; 0 for a box and itself, and for other classes."""
+    return box_iou(boxes, boxes) * (classes[:, None] == classes).fill_diagonal_(False)
 
 
 def brute_force(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float = IOU) -> list[int]:
     """The rows that greedy NMS keeps in each class, by descending score."""
-    x, numbers = boxes.numpy(), classes.numpy()
+    overlaps = ious_in_class(boxes, classes) > iou
     kept: list[int] = []
-    for i in np.argsort(-scores.numpy(), kind="stable").tolist():
-        better = [row for row in kept if numbers[row] == numbers[i]]
-        if not (overlap(x[i], x[better]) > iou).any():
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if not overlaps[i, kept].any():
             kept.append(i)
     return kept
 
@@ -91,7 +72,7 @@ def test_pairs_of_exactly_the_threshold_do_not_depend_on_the_batch() -> None:
     low = torch.randint(0, 5, (300, 2), generator=generator).float()
     boxes = torch.cat([low, low + torch.randint(1, 5, (300, 2), generator=generator)], 1)
     scores, classes = torch.rand(300, generator=generator), torch.randint(0, 30, (300,), generator=generator)
-    assert (np.concatenate([*overlaps_in_class(boxes.numpy(), classes.numpy())]) == 0.5).sum() > 30
+    assert (ious_in_class(boxes, classes) == 0.5).sum() > 30
     alone = class_nms(boxes, scores, classes, 0.5).tolist()
     assert alone == brute_force(boxes, scores, classes, 0.5)
     for largest in (77.3, 1333.7, 9999.9):

@@ -13,6 +13,7 @@ from densevit.data.datasets.coco_annotations import read_annotations
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit_methods.pseudo_labels import PseudoLabelled, write_predictions
+from tests.counted_dataset import CountedDataset
 from tests.data.coco_folder import noise, write_split
 from tests.small_models import Pixels, StandIn
 from tests.training.runs import without_report
@@ -20,13 +21,10 @@ from tests.training.runs import without_report
 CLASSES = tuple(Class(name, n, (n, 0, 0)) for n, name in enumerate(("cat", "dog", "bird"), 1))
 
 
-class OneImage(densevit.Dataset):
+class OneImage(CountedDataset):
     """A bird at the corner of an image of 30x60 pixels in which only birds are labelled."""
 
     classes, provides = {"detection": CLASSES}, ("boxes", "labels", "labelled")
-
-    def __len__(self):
-        return 1
 
     def __getitem__(self, index):
         targets = {"image_id": 7, "boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([2])}

@@ -65,7 +65,6 @@ def rate_of(model: DenseModel, name: str) -> float | None:
 @pytest.mark.parametrize(("family", "names"), WALK)
 def test_a_step_trains_the_stem_exactly_if_it_was_adapted(family, names, tmp_path):
     """From weights of the whole model and of the backbone; with some depths, all depths, patterns, or LoRA frozen."""
-    torch.manual_seed(0)
     source = created({"name": family.partition(",")[0], **FAMILIES[family]})
     densevit.save(source, tmp_path / "rgb.safetensors")
     weights = tmp_path / "rgb.safetensors"

@@ -57,7 +57,6 @@ def batch_and_targets(**change: Any) -> tuple[dict[str, Any], list[dict[str, Any
     ],
 )
 def test_each_door_names_what_is_wrong_with_targets(model: Any, door: Door, change: Any, message: str) -> None:
-    torch.manual_seed(0)
     door(model, *batch_and_targets())
     with pytest.raises(DataError, match=message):
         door(model, *batch_and_targets(**change))

@@ -26,7 +26,6 @@ def created(backbone=RESNET, **options):
     ],
 )
 def test_a_model_of_any_channels_predicts_and_is_saved(count, names, tmp_path):
-    torch.manual_seed(0)
     model = created(in_channels=count)
     assert model.channels.names == model.sections.backbone.channels.names == names
     image = np.random.default_rng(0).integers(0, 256, (48, 64, count), dtype=np.uint8)

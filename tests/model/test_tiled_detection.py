@@ -110,7 +110,6 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
 
 @torch.no_grad()
 def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
-    torch.manual_seed(0)
     sizes = dict(num_queries=9, transformer=Transformer(16, 2, 1, 1, 16))
     model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
     model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]

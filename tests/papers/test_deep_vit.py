@@ -27,7 +27,6 @@ def reattention_by_hand(layer: ReAttention, x: torch.Tensor, training: bool) -> 
 
 @pytest.mark.parametrize(("training", "scaled", "scale"), [(False, True, 0.5), (True, False, 1.0)])
 def test_re_attention_matches_the_equation(training, scaled, scale):
-    torch.manual_seed(0)
     layer = ReAttention(12, 3, scaled).double().train(training)
     randomise(layer)
     assert layer.map_scale == scale
@@ -36,7 +35,6 @@ def test_re_attention_matches_the_equation(training, scaled, scale):
 
 
 def test_convolutional_embedding_matches_the_formulation():
-    torch.manual_seed(0)
     layer = ConvEmbedding(12, 16).double().eval()
     randomise(layer)
     images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
@@ -54,7 +52,6 @@ def test_without_re_attention_features_match_timm(variant, size, readout):
     """The frame shared with LocalViT: patches, padding, class token, positions at other sizes, the norm, readouts."""
     from timm.models.vision_transformer import VisionTransformer
 
-    torch.manual_seed(0)
     sizes = {"embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 3, "num_classes": 0}
     theirs = VisionTransformer(48, 16, **sizes, dynamic_img_size=True, dynamic_img_pad=True).eval()
     randomise(theirs)

@@ -21,7 +21,6 @@ SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
 
 
 def test_a_kmeans_layer_is_its_equation():
-    torch.manual_seed(0)
     layer = randomised(KMeansLayer(12, 8, 2, 16, 4, torch.nn.GELU))
     pixels, queries = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 12, 3, 4), (2, 8, 5)))
     padding = torch.zeros(2, 3, 4, dtype=torch.bool)

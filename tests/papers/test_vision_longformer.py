@@ -37,7 +37,6 @@ def attention_by_hand(layer: LongformerAttention, x: torch.Tensor, H: int, W: in
 @pytest.mark.parametrize(("size", "tokens"), [((5, 7), 1), ((8, 6), 2), ((4, 3), 1)], ids=str)
 def test_attention_matches_the_definition(size, tokens):
     """With windows of 2: of more than two windows a side, with incomplete windows, and full attention."""
-    torch.manual_seed(0)
     layer = LongformerAttention(6, 3, 2, tokens).double()
     randomise(layer)
     x = torch.randn(2, tokens + size[0] * size[1], 6, dtype=torch.float64, requires_grad=True)

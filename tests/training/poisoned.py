@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 import densevit
 from densevit.interfaces import Class, Sample
+from tests.counted_dataset import CountedDataset
 
 SIDE = 16
 CLASSES = (Class("left", 1, (255, 0, 0)), Class("right", 2, (0, 255, 0)))
 
 
-class Greys(densevit.Dataset):
+class Greys(CountedDataset):
     """Image i is grey, of value 10 * i + 10; its left half is one class, its right half another. Two validate."""
 
     provides = ("semantic",)
@@ -18,9 +19,6 @@ class Greys(densevit.Dataset):
     def __init__(self, split: str, length: int = 8) -> None:
         self.classes = {"segmentation": CLASSES}
         self.split, self.length = split, length if split == "train" else 2
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.full((3, SIDE, SIDE), 10 * index + 10, dtype=torch.uint8)

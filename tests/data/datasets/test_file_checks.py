@@ -7,19 +7,17 @@ import densevit
 from densevit.config import DataSection
 from densevit.data.data_splits import DataSplits
 from densevit.errors import UnreadableFileError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Sample
+from tests.counted_dataset import CountedDataset
 
 
-class Unchecked(Dataset):
+class Unchecked(CountedDataset):
     """Grey images, none of which is opened before a training. Image 1 is unreadable."""
 
     provides = ()
 
     def __init__(self, split: str, length: int = 4) -> None:
         self.classes, self.length = {}, length
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Sample:
         if index == 1:

@@ -14,6 +14,7 @@ from densevit.data.datasets.partly_labelled import PartlyLabelled
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, VOID, Class, Dataset
 from densevit_scenes.dataset import Scenes
+from tests.counted_dataset import CountedDataset
 
 SCENES: dict[str, Any] = {"name": "scenes", "image_size": 64, "train_length": 4, "val_length": 2}
 NAMES = [c.name for c in Scenes("train").classes["detection"]]
@@ -37,14 +38,11 @@ def test_other_objects_are_removed_and_their_pixels_unlabelled():
         assert torch.equal(targets["depth"], every["depth"])
 
 
-class Flat(Dataset):
+class Flat(CountedDataset):
     """An image with pixels of each class."""
 
     provides = ("semantic",)
     classes = {"segmentation": tuple(Class(name, i, (i, i, i)) for i, name in enumerate(("Background", "a", "b")))}  # noqa: RUF012
-
-    def __len__(self) -> int:
-        return 1
 
     def __getitem__(self, index: int):
         targets = {"image_id": index, "semantic": torch.tensor([[0, 1, 2]])}

@@ -16,16 +16,14 @@ from densevit.data.transforms.transform_builder import build_transforms
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample
 from densevit.targets import RunLengthMasks
+from tests.counted_dataset import CountedDataset
 
 
-class Noise(Dataset):
+class Noise(CountedDataset):
     """Images of several sizes; `bad` fails on its third sample as given by `failure`."""
 
     def __init__(self, length: int = 23, failure: Exception | None = None) -> None:
         self.length, self.failure = length, failure
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Sample:
         if index == 2 and self.failure is not None:

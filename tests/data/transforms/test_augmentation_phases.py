@@ -16,13 +16,14 @@ from densevit.data.loading.batch_sampler import TrainBatches
 from densevit.data.loading.dataloader import Loader
 from densevit.data.transforms.augmentation_phases import final_phase_start, transforms_at
 from densevit.errors import ConfigError
-from densevit.interfaces import Batch, Dataset, Sample
+from densevit.interfaces import Batch, Sample
+from tests.counted_dataset import CountedDataset
 from tests.training.runs import TINY
 
 SIZES = [32, 64, 64, 96]
 
 
-class Boards(Dataset):
+class Boards(CountedDataset):
     """Images of 80 x 40 pixels with one box and a depth of 6 metres."""
 
     classes: dict[str, Any] = {}  # noqa: RUF012
@@ -30,9 +31,6 @@ class Boards(Dataset):
 
     def __init__(self, split: str, length: int = 24) -> None:
         self.length = length
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> Sample:
         image = torch.from_numpy(np.random.default_rng(index).integers(0, 256, (3, 80, 40)).astype(np.uint8))

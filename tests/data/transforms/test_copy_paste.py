@@ -9,8 +9,9 @@ import torch
 import densevit
 from densevit.data.transforms.copy_paste import CopyPaste, pasted
 from densevit.errors import ConfigError
-from densevit.interfaces import Dataset, Sample
+from densevit.interfaces import Sample
 from densevit.targets import RunLengthMasks, TargetTypes, ValueMap
+from tests.counted_dataset import CountedDataset
 
 
 class All(np.random.Generator):
@@ -82,14 +83,12 @@ def test_objects_outside_of_a_smaller_image_are_cut_off():
     assert (result["image"] == 20).sum() == 3 * 6
 
 
-class Shapes(Dataset):
+class Shapes(CountedDataset):
     """Images with squares; the second object of each is a crowd."""
 
     provides: Any = ("boxes", "labels", "masks")
+    length = 40
     classes: ClassVar = {"detection": (densevit.Class("square", 1, (9, 9, 9)),)}
-
-    def __len__(self) -> int:
-        return 40
 
     def __getitem__(self, index: int) -> Sample:
         one = sample((40, 50), [(index % 9, 5, index % 9 + 12, 20), (20, 20, 40, 45)], index + 1)

@@ -21,12 +21,13 @@ from densevit.interfaces import Dataset, Method, Sample
 from densevit.targets.keypoints import Keypoints
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
+from tests.counted_dataset import CountedDataset
 
 SIDE = 96
 ERASED = torch.tensor([124, 116, 104])[:, None, None]
 
 
-class Rectangle(Dataset):
+class Rectangle(CountedDataset):
     """A bright rectangle on a dark background, labelled in all ways."""
 
     provides = {  # noqa: RUF012
@@ -37,9 +38,6 @@ class Rectangle(Dataset):
 
     def __init__(self, split: str = "train") -> None:
         self.split = split
-
-    def __len__(self) -> int:
-        return 1
 
     def __getitem__(self, index: int) -> Sample:
         rows, columns = np.mgrid[:SIDE, :SIDE]

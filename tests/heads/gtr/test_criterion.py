@@ -35,7 +35,6 @@ def test_groups_learn_like_images_and_proposals_from_their_own_matching():
 
 def test_groups_are_selected_and_trained_apart():
     """Queries of one group learn nothing from another's, and denoising queries nothing from object queries."""
-    torch.manual_seed(0)
     classes = [Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0))]
     options = {"num_queries": 5, "transformer": GtrTransformer(32, 2, 0, 2, 32), "num_points": 2, "num_groups": 3}
     head = densevit.create_head("gtr", (32, 32), (8, 16), classes, contrastive_denoising=4, **options).train()

@@ -7,7 +7,6 @@ from densevit_heads.parts.mask_branch import MaskBranch
 
 
 def test_logits_are_products_of_projections_plus_the_bias():
-    torch.manual_seed(0)
     branch = MaskBranch(4, 2)
     branch.bias.data.fill_(0.7)
     x, queries = torch.randn(1, 4, 2, 3), torch.randn(3, 1, 5, 4)

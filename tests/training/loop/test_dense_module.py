@@ -20,6 +20,7 @@ from densevit.inference.model_loading import load
 from densevit.interfaces import Class, Head
 from densevit.model import DenseModel
 from densevit_scenes.dataset import Scenes
+from tests.counted_dataset import CountedDataset
 from tests.model.small_models import Pixels
 from tests.training.process_groups import in_two_processes, linux
 
@@ -55,7 +56,7 @@ class Threshold(Head):
         return [{"semantic": (x[: t["size"][0], : t["size"][1]] > 0).to(torch.uint8)} for x, t in maps]
 
 
-class Images(Dataset):
+class Images(CountedDataset):
     """Plain samples without `truth`: image i has i + 1 bright pixels of 16, and its labels are those of image i.
 
     change: of the targets of an image, by its number.
@@ -66,9 +67,6 @@ class Images(Dataset):
 
     def __init__(self, length: int, change: Callable[[dict[str, Any], int], object] = lambda targets, index: None):
         self.length, self.change = length, change
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         labels = (torch.arange(16) <= index).to(torch.uint8).view(4, 4)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.interfaces import Class, Dataset, Sample
+from densevit.interfaces import Class, Sample
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
+from tests.counted_dataset import CountedDataset
 from tests.small_models import StandIn
 
 
@@ -22,12 +23,9 @@ ANIMALS = classes("cat", "dog", "fox")
 SCENE = classes("sky", "Dog", "cat", "cow")
 
 
-class Scene(Dataset):
+class Scene(CountedDataset):
     classes: ClassVar = {"detection": SCENE[1:], "panoptic": SCENE}
     provides = ("boxes", "labels", "iscrowd", "semantic", "panoptic", "panoptic_crowds")
-
-    def __len__(self) -> int:
-        return 1
 
     def __getitem__(self, index: int) -> Sample:
         targets = {

@@ -4,26 +4,17 @@ import json
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import densevit
+from tests.small_models import FourMaps
 
 HEADS = ("setr", "dpt")
 GIVEN = ["data.image_size=32", "data.train_length=8", "data.val_length=2", "data.batch_size=4"]
 
 
-class Tiny(densevit.Backbone):
+class Tiny(FourMaps):
     """A third party's backbone."""
-
-    channels, strides = (16, 32), (8, 16)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 16, 8, 8), nn.Conv2d(16, 32, 2, 2)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.first(images)
-        return [x, self.second(x)]
 
 
 class Failing(Tiny):

@@ -13,10 +13,11 @@ import yaml
 import densevit
 from densevit.data.data_builder import DataSplits
 from densevit.errors import DataError, warn_once
-from densevit.interfaces import Class, Dataset
+from densevit.interfaces import Class
 from densevit.targets import Boxes, ObjectLabels
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.source import find_source
+from tests.counted_dataset import CountedDataset
 from tests.recorded_warnings import recorded_warnings
 from tests.workbench.doctor.test_examination import box, write_coco
 
@@ -25,17 +26,15 @@ RELATIVE = [0.1, 0.2, 0.5, 0.9]
 OF_OTHER_FORM = [40, 30, 9, 9]  # x, y, width, height
 
 
-class Photos(Dataset):
+class Photos(CountedDataset):
     """Six different images of 64 x 48 with these boxes in each."""
 
     classes: ClassVar = {"detection": (Class("cat", 1, (0, 0, 0)),)}
     provides: ClassVar = {"boxes": Boxes(), "labels": ObjectLabels()}
+    length = 6
 
     def __init__(self, split: str, boxes: list[list[float]]) -> None:
         self.boxes, self.first = boxes, 100 * (split == "val")
-
-    def __len__(self) -> int:
-        return 6
 
     def __getitem__(self, index: int):
         random = torch.Generator().manual_seed(self.first + index)
