@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from densevit.errors import DensevitError, one_line
 from densevit.layers.selection import recorded
@@ -87,7 +89,7 @@ def write(
         begin(files.TRACING)
         program = torch.export.export(module, (), inputs, strict=False)
         begin(f"converting it to {path.suffix[1:]}")
-        content = _litert(program, inputs, path) if path.suffix == ".tflite" else _executorch(program, path)
+        content = _litert(program, inputs, path) if path.suffix == ".tflite" else _executorch(program, inputs, path)
         names = [*module(**inputs)]
 
     def save(content: bytes, header: Mapping[str, Any]) -> None:
@@ -185,7 +187,8 @@ def _litert(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor],
     import litert_torch
 
     _simplify(program)
-    litert_torch.convert(program.module(), sample_kwargs=dict(inputs)).export(str(path))
+    module = _with_resized_parameters(program.module())
+    litert_torch.convert(module, sample_kwargs=dict(inputs)).export(str(path))
     return path.read_bytes()
 
 
@@ -220,10 +223,40 @@ def _simplify(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _executorch(program: torch.export.ExportedProgram, path: Path) -> bytes:
+def _with_resized_parameters(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Replaces the resizing of parameters, such as position embeddings, by its result, in place: neither converter has
+    bicubic interpolation."""
+    constant: dict[Node, bool] = {}
+    for node in module.graph.nodes:
+        is_call = node.op == "call_function"
+        constant[node] = node.op == "get_attr" or (is_call and all(constant[x] for x in node.all_input_nodes))
+    resized = [node for node in constant if constant[node] and "upsample" in str(node.target)]
+    for i, node in enumerate(resized):
+        module.register_buffer(f"resized_{i}", _value(module, node))
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(f"resized_{i}"))
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+def _value(module: torch.fx.GraphModule, node: Any) -> Any:
+    """The value of a node that depends on parameters only."""
+    if node.op == "get_attr":
+        return operator.attrgetter(node.target)(module)
+    args, kwargs = map_arg((node.args, node.kwargs), partial(_value, module))
+    return node.target(*args, **kwargs)
+
+
+def _executorch(program: torch.export.ExportedProgram, inputs: Mapping[str, Tensor], path: Path) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
+    for node in program.graph.nodes:
+        if "memory_format" in node.kwargs:
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
+    program.graph_module.recompile()
+    program = torch.export.export(_with_resized_parameters(program.module()), (), dict(inputs))
     try:
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     except Exception as error:  # of some convolutions, in ExecuTorch 1.5, of any type

@@ -20,6 +20,7 @@ from densevit_export.graph import ExportedGraph
 from densevit_export.header import append_entry
 
 CANVAS = (64, 96)
+RESNET: dict[str, Any] = {"name": "resnet", "depth": 18}
 TWO_STAGE: dict[str, Any] = {
     "name": "dfine",
     "num_queries": 5,
@@ -29,11 +30,14 @@ TWO_STAGE: dict[str, Any] = {
 }
 
 
-def model_of(*heads: Any) -> DenseModel:
+VIT: dict[str, Any] = {"name": "vit", "variant": "tiny"}
+
+
+def model_of(*heads: Any, backbone: dict[str, Any] = RESNET) -> DenseModel:
     torch.manual_seed(0)
     named = {f"head{i}": head for i, head in enumerate(heads)}
     classes = {name: ["cat", "dog"] for name, head in named.items() if head != "dpt"}
-    return densevit.create_model({"name": "resnet", "depth": 18}, named, classes)
+    return densevit.create_model(backbone, named, classes)
 
 
 def test_images_smaller_than_the_canvas_have_the_outputs_of_the_graph(tmp_path: Path):
@@ -76,6 +80,25 @@ def test_operations_that_litert_does_not_convert_are_replaced_by_equal_ones():
     assert not any("alpha" in node.kwargs for node in program.graph.nodes)
     for name, value in program.module()(x, y).items():
         torch.testing.assert_close(value, Simplified()(x, y)[name], rtol=0, atol=0)
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.table[:, 1:].reshape(1, 3, 5, 2).permute(0, 3, 1, 2)
+        positions = F.interpolate(table, size=(4, 7), mode="bicubic", antialias=True)
+        return F.interpolate(x, size=(4, 7)) * F.interpolate(positions, scale_factor=1.0, mode="bilinear")
+
+
+def test_resized_parameters_become_constants():
+    model, x = Positions().eval(), torch.randn(1, 2, 3, 5)
+    module = canvas_files._with_resized_parameters(torch.export.export(model, (x,)).module())
+    resizing = [node for node in module.graph.nodes if "upsample" in str(node.target)]
+    assert len(resizing) == 1  # of x
+    torch.testing.assert_close(module(x), model(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("suffix", "package"), [("tflite", "litert-torch"), ("pte", "executorch")])
@@ -127,10 +150,19 @@ def test_weights_beyond_fp16_stay_in_float32(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("head", "path"), [(TWO_STAGE, "x.tflite"), ("dpt", "x-half.tflite"), ("setr", "x.pte")])
-def test_a_file_predicts_as_its_model(head: Any, path: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("backbone", "head", "path"),
+    [
+        (RESNET, TWO_STAGE, "x.tflite"),
+        (RESNET, "dpt", "x-half.tflite"),
+        (VIT, "linear", "x.tflite"),
+        (RESNET, TWO_STAGE, "x.pte"),
+        (VIT, "setr", "x.pte"),
+    ],
+)
+def test_a_file_predicts_as_its_model(backbone: dict[str, Any], head: Any, path: str, tmp_path: Path):
     pytest.importorskip("executorch" if path.endswith("pte") else "litert_torch")
-    model, half = model_of(head), "half" in path
+    model, half = model_of(head, backbone=backbone), "half" in path
     exported = densevit.export(model, tmp_path / path, canvas=CANVAS, half="fp16" if half else None)
     assert exported.difference < (1e-2 if half else 1e-4)
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
