@@ -48,13 +48,17 @@ _MODELS = {
 
 def _layout(name: str, *depths: int) -> CheckpointLayout:
     """depths: the blocks of the stages, which the checkpoint numbers consecutively."""
-    lines = [Line("_conv_stem.*", "model.conv_stem.*"), Line("_bn0.*", "model.bn1.*")]
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
-    for number, (stage, block) in enumerate(blocks):
-        for source, first, other in _LAYERS:
-            target = first if number == 0 else other
-            if target is not None:
-                lines.append(Line(f"_blocks.{number}.{source}.*", f"model.blocks.{stage}.{block}.{target}.*"))
+    lines = [
+        Line("_conv_stem.*", "model.conv_stem.*"),
+        Line("_bn0.*", "model.bn1.*"),
+        *(
+            Line(f"_blocks.{number}.{source}.*", f"model.blocks.{stage}.{block}.{target}.*")
+            for number, (stage, block) in enumerate(blocks)
+            for source, first, other in _LAYERS
+            if (target := other if number else first) is not None
+        ),
+    ]
     return CheckpointLayout(
         name=name,
         signature_keys=(

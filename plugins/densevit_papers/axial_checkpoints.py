@@ -29,15 +29,24 @@ def describe(tensors: StateDict) -> dict[str, Any]:
 
 def _lines() -> tuple[Line, ...]:
     block = "layer{s}.{j}"
-    lines = [Line("conv1.*", "conv1.*"), Line("bn1.*", "bn1.*"), Line(f"{block}.downsample.*", f"{block}.downsample.*")]
-    for source, target in (("conv_down", "conv1"), ("bn1", "bn1"), ("conv_up", "conv3"), ("bn2", "bn3")):
-        lines.append(Line(f"{block}.{source}.*", f"{block}.{target}.*"))
-    for i, axis in enumerate(_AXES):
-        lines.append(Line(f"{block}.{axis}.qkv_transform.weight", f"{block}.conv2.{i}.qkv.weight", _PROJECTION))
-        lines.append(Line(f"{block}.{axis}.relative", f"{block}.conv2.{i}.relative"))
-        for norm in ("qkv", "similarity", "output"):
-            lines.append(Line(f"{block}.{axis}.bn_{norm}.*", f"{block}.conv2.{i}.{norm}_norm.*"))
-    return tuple(lines)
+    names = {"downsample": "downsample", "conv_down": "conv1", "bn1": "bn1", "conv_up": "conv3", "bn2": "bn3"}
+    return (
+        Line("conv1.*", "conv1.*"),
+        Line("bn1.*", "bn1.*"),
+        *(Line(f"{block}.{source}.*", f"{block}.{target}.*") for source, target in names.items()),
+        *(
+            line
+            for i, axis in enumerate(_AXES)
+            for line in (
+                Line(f"{block}.{axis}.qkv_transform.weight", f"{block}.conv2.{i}.qkv.weight", _PROJECTION),
+                Line(f"{block}.{axis}.relative", f"{block}.conv2.{i}.relative"),
+                *(
+                    Line(f"{block}.{axis}.bn_{norm}.*", f"{block}.conv2.{i}.{norm}_norm.*")
+                    for norm in ("qkv", "similarity", "output")
+                ),
+            )
+        ),
+    )
 
 
 AXIAL_RESNET = CheckpointLayout(

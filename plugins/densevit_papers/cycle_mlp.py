@@ -183,17 +183,29 @@ def _lines() -> tuple[Line, ...]:
         "mlp.fc1": "mlp.expand",
         "mlp.fc2": "mlp.contract",
     }
+    return (
+        Line("patch_embed.proj.*", "patches.0.*"),
+        *(
+            line
+            for i in range(4)
+            for line in (
+                *(
+                    Line(f"network.{2 * i}.{{b}}.{name}.*", f"stages.{i}.{{b}}.{part}.*")
+                    for name, part in names.items()
+                ),
+                *_directed(f"network.{2 * i}.{{b}}.attn.sfc_h", f"stages.{i}.{{b}}.branches.rows"),
+                *_directed(f"network.{2 * i}.{{b}}.attn.sfc_w", f"stages.{i}.{{b}}.branches.columns"),
+                *([Line(f"network.{2 * i - 1}.proj.*", f"patches.{i}.*")] if i else []),
+            )
+        ),
+        Line("norm.*", "feature_norms.3.*"),
+    )
+
+
+def _directed(source: str, target: str) -> tuple[Line, Line]:
+    """Maps the keys of a Cycle FC, whose kernel is one cell."""
     kernel = Change(lambda weight: weight[:, :, 0, 0], lambda weight: weight[:, :, None, None])
-    lines = [Line("patch_embed.proj.*", "patches.0.*")]
-    for i in range(4):
-        source, stage = f"network.{2 * i}.{{b}}", f"stages.{i}.{{b}}"
-        lines += [Line(f"{source}.{name}.*", f"{stage}.{target}.*") for name, target in names.items()]
-        for name, target in (("sfc_h", "rows"), ("sfc_w", "columns")):
-            lines.append(Line(f"{source}.attn.{name}.weight", f"{stage}.branches.{target}.weight", kernel))
-            lines.append(Line(f"{source}.attn.{name}.bias", f"{stage}.branches.{target}.bias"))
-        if i:
-            lines.append(Line(f"network.{2 * i - 1}.proj.*", f"patches.{i}.*"))
-    return (*lines, Line("norm.*", "feature_norms.3.*"))
+    return Line(f"{source}.weight", f"{target}.weight", kernel), Line(f"{source}.bias", f"{target}.bias")
 
 
 CYCLE_MLP = CheckpointLayout(

@@ -26,18 +26,20 @@ _WITHOUT_VOID = Change(lambda x: x[:-1], lambda x: torch.cat([x, torch.zeros_lik
 
 
 def _resnet_lines() -> list[Line]:
-    lines = [
+    parts = {f"conv{i}": (f"conv{i}", f"bn{i}") for i in range(1, 4)} | {"shortcut": ("downsample.0", "downsample.1")}
+    return [
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
+        *(
+            line
+            for stage in range(1, 5)
+            for name, (conv, norm) in parts.items()
+            for line in (
+                Line(f"backbone.res{stage + 1}.{{b}}.{name}.weight", f"backbone.layer{stage}.{{b}}.{conv}.weight"),
+                Line(f"backbone.res{stage + 1}.{{b}}.{name}.norm.*", f"backbone.layer{stage}.{{b}}.{norm}.*"),
+            )
+        ),
     ]
-    for stage in range(1, 5):
-        block, target = f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}"
-        layers = {f"conv{i}": (f"conv{i}", f"bn{i}") for i in range(1, 4)}
-        layers["shortcut"] = "downsample.0", "downsample.1"
-        for name, (convolution, norm) in layers.items():
-            lines.append(Line(f"{block}.{name}.weight", f"{target}.{convolution}.weight"))
-            lines.append(Line(f"{block}.{name}.norm.*", f"{target}.{norm}.*"))
-    return lines
 
 
 def _conv_norms(source: str, target: str, names: Mapping[str, str]) -> list[Line]:
@@ -53,19 +55,28 @@ def _pixel_decoder_lines() -> list[Line]:
     target = f"{_HEAD}.pixel_decoder"
     block, target_block = f"{_PIXELS}._stages.{{i}}._blocks.{{j}}", f"{target}.stages.{{i}}.{{j}}"
     names = {"_conv1_bn_act": "reduce", "_conv2_bn_act": "convolution", "_conv3_bn": "expand", "_shortcut": "shortcut"}
-    lines = [Line(f"{_PIXELS}._in_norms.{{i}}.*", f"{target}.norms.{{i}}.*"), *_conv_norms(block, target_block, names)]
-    for axis, direction in {"_height_axis": "columns", "_width_axis": "rows"}.items():
-        source, attention = f"{block}._attention.{axis}", f"{target_block}.attention.{direction}"
-        lines += [
-            Line(f"{source}.qkv_transform.conv.weight", f"{attention}.qkv.0.weight"),
-            Line(f"{source}._batch_norm_qkv.*", f"{attention}.qkv.1.*"),
-            Line(f"{source}._batch_norm_similarity.*", f"{attention}.norm_scores.*"),
-            Line(f"{source}._batch_norm_retrieved_output.*", f"{attention}.norm_values.*"),
-        ]
-        for i, projection in enumerate(("query", "key", "value")):
-            lines.append(Line(f"{source}._{projection}_rpe._embeddings.weight", f"{attention}.positions.{i}"))
     fuses = {"_conv_bn_low": "coarse.1", "_conv_bn_high": "fine.1"}
-    return [*lines, *_conv_norms(f"{_PIXELS}._resized_fuses.{{i}}", f"{target}.fuses.{{i}}", fuses)]
+    return [
+        Line(f"{_PIXELS}._in_norms.{{i}}.*", f"{target}.norms.{{i}}.*"),
+        *_conv_norms(block, target_block, names),
+        *_axial_lines(f"{block}._attention._height_axis", f"{target_block}.attention.columns"),
+        *_axial_lines(f"{block}._attention._width_axis", f"{target_block}.attention.rows"),
+        *_conv_norms(f"{_PIXELS}._resized_fuses.{{i}}", f"{target}.fuses.{{i}}", fuses),
+    ]
+
+
+def _axial_lines(source: str, target: str) -> list[Line]:
+    """Maps the keys of the attention along an axis."""
+    return [
+        Line(f"{source}.qkv_transform.conv.weight", f"{target}.qkv.0.weight"),
+        Line(f"{source}._batch_norm_qkv.*", f"{target}.qkv.1.*"),
+        Line(f"{source}._batch_norm_similarity.*", f"{target}.norm_scores.*"),
+        Line(f"{source}._batch_norm_retrieved_output.*", f"{target}.norm_values.*"),
+        *(
+            Line(f"{source}._{projection}_rpe._embeddings.weight", f"{target}.positions.{i}")
+            for i, projection in enumerate(("query", "key", "value"))
+        ),
+    ]
 
 
 def _predictor_lines(source: str, target: str) -> list[Line]:

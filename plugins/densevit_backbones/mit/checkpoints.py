@@ -49,26 +49,28 @@ def describe(tensors: StateDict, norm_eps: float) -> dict[str, Any]:
 
 def _nvidia() -> tuple[Line, ...]:
     """Maps the keys of NVIDIA's checkpoints, which number stages from 1."""
-    lines: list[Line] = []
-    for i in range(4):
-        source, target = f"block{i + 1}.{{b}}", f"stages.{i}.{{b}}"
-        names = {
-            "norm1": "norm1",
-            "norm2": "norm2",
-            "attn.q": "attention.query",
-            "attn.kv": "attention.key_value",
-            "attn.proj": "attention.output",
-            "attn.sr": "attention.reduction",
-            "attn.norm": "attention.reduction_norm",
-            "mlp.fc1": "mlp.expand",
-            "mlp.dwconv.dwconv": "mlp.depthwise",
-            "mlp.fc2": "mlp.contract",
-        }
-        lines.append(Line(f"patch_embed{i + 1}.proj.*", f"patches.{i}.projection.*"))
-        lines.append(Line(f"patch_embed{i + 1}.norm.*", f"patches.{i}.norm.*"))
-        lines += [Line(f"{source}.{name}.*", f"{target}.{part}.*") for name, part in names.items()]
-        lines.append(Line(f"norm{i + 1}.*", f"feature_norms.{i}.*"))
-    return tuple(lines)
+    names = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "attn.q": "attention.query",
+        "attn.kv": "attention.key_value",
+        "attn.proj": "attention.output",
+        "attn.sr": "attention.reduction",
+        "attn.norm": "attention.reduction_norm",
+        "mlp.fc1": "mlp.expand",
+        "mlp.dwconv.dwconv": "mlp.depthwise",
+        "mlp.fc2": "mlp.contract",
+    }
+    return tuple(
+        line
+        for i in range(4)
+        for line in (
+            Line(f"patch_embed{i + 1}.proj.*", f"patches.{i}.projection.*"),
+            Line(f"patch_embed{i + 1}.norm.*", f"patches.{i}.norm.*"),
+            *(Line(f"block{i + 1}.{{b}}.{name}.*", f"stages.{i}.{{b}}.{part}.*") for name, part in names.items()),
+            Line(f"norm{i + 1}.*", f"feature_norms.{i}.*"),
+        )
+    )
 
 
 _NAMES = {  # parts of a block in transformers' files: the key in a version 5 model, and the key here

@@ -20,18 +20,18 @@ from densevit_backbones.resnet.variants import BLOCKS, BOTTLENECKS_FROM
 
 
 def _lines() -> tuple[Line, ...]:
-    lines = [
+    layers = {f"layer.{i}": (f"conv{i + 1}", f"bn{i + 1}") for i in range(3)}
+    layers |= {"shortcut": ("downsample.0", "downsample.1")}
+    return (
         Line("embedder.embedder.convolution.*", "conv1.*"),
         Line("embedder.embedder.normalization.*", "bn1.*"),
-    ]
-    for stage in range(4):
-        source, target = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
-        for layer in range(3):
-            lines.append(Line(f"{source}.layer.{layer}.convolution.*", f"{target}.conv{layer + 1}.*"))
-            lines.append(Line(f"{source}.layer.{layer}.normalization.*", f"{target}.bn{layer + 1}.*"))
-        lines.append(Line(f"{source}.shortcut.convolution.*", f"{target}.downsample.0.*"))
-        lines.append(Line(f"{source}.shortcut.normalization.*", f"{target}.downsample.1.*"))
-    return tuple(lines)
+        *(
+            Line(f"encoder.stages.{stage}.layers.{{j}}.{layer}.{name}.*", f"layer{stage + 1}.{{j}}.{target}.*")
+            for stage in range(4)
+            for layer, targets in layers.items()
+            for name, target in zip(("convolution", "normalization"), targets, strict=True)
+        ),
+    )
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

@@ -20,35 +20,27 @@ _LICENCES = Licences(
 _STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))
 
 
-def _conv_norm(source: str, convolution: str, norm: str, names: tuple[str, str]) -> tuple[Line, Line]:
-    """names: the names of the two layers in `source`."""
-    return Line(f"{source}.{names[0]}.*", f"{convolution}.*"), Line(f"{source}.{names[1]}.*", f"{norm}.*")
+def _lines(
+    stem: Sequence[str], block: str, branches: Sequence[str], shortcuts: Sequence[str], names: tuple[str, str]
+) -> tuple[Line, ...]:
+    """Maps the keys of a layout.
 
-
-def _authors() -> tuple[Line, ...]:
-    names = ("conv", "norm")
-    lines = [
-        line for i, stem in enumerate(_STEM) for line in _conv_norm(f"conv1.conv1_{i + 1}", stem[0], stem[1], names)
-    ]
-    for stage in range(4):
-        source, target = f"res_layers.{stage}.blocks.{{j}}", f"layer{stage + 1}.{{j}}"
-        for i, branch in enumerate("abc", 1):
-            lines += _conv_norm(f"{source}.branch2{branch}", f"{target}.conv{i}", f"{target}.bn{i}", names)
-        short = f"{source}.short.conv" if stage else f"{source}.short"  # after a pool
-        lines += _conv_norm(short, f"{target}.downsample.1", f"{target}.downsample.2", names)
-    return tuple(lines)
-
-
-def _transformers() -> tuple[Line, ...]:
-    names = ("convolution", "normalization")
-    lines = [line for i, stem in enumerate(_STEM) for line in _conv_norm(f"embedder.embedder.{i}", *stem, names)]
-    for stage in range(4):
-        source, target = f"encoder.stages.{stage}.layers.{{j}}", f"layer{stage + 1}.{{j}}"
-        for i in range(3):
-            lines += _conv_norm(f"{source}.layer.{i}", f"{target}.conv{i + 1}", f"{target}.bn{i + 1}", names)
-        short = f"{source}.shortcut.1" if stage else f"{source}.shortcut"
-        lines += _conv_norm(short, f"{target}.downsample.1", f"{target}.downsample.2", names)
-    return tuple(lines)
+    stem, branches: the keys of the three convolutions of the stem and of a block. block: the key of a block of stage
+    `{s}`. shortcuts: the keys of the projection in the first block of each stage; those after the first follow a pool.
+    names: the keys of a convolution and its norm.
+    """
+    layers = [*zip(stem, _STEM, strict=True)]
+    for stage, shortcut in enumerate(shortcuts):
+        source, target = block.replace("{s}", str(stage)), f"layer{stage + 1}.{{j}}"
+        layers += [
+            (f"{source}.{branch}", (f"{target}.conv{i}", f"{target}.bn{i}")) for i, branch in enumerate(branches, 1)
+        ]
+        layers.append((f"{source}.{shortcut}", (f"{target}.downsample.1", f"{target}.downsample.2")))
+    return tuple(
+        Line(f"{source}.{name}.*", f"{target}.*")
+        for source, targets in layers
+        for name, target in zip(names, targets, strict=True)
+    )
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:
@@ -79,7 +71,13 @@ AUTHORS = CheckpointLayout(
         "conv1.conv1_3.norm.weight",
         "res_layers.0.blocks.0.branch2a.conv.weight",
     ),
-    lines=_authors(),
+    lines=_lines(
+        [f"conv1.conv1_{i}" for i in (1, 2, 3)],
+        "res_layers.{s}.blocks.{j}",
+        ["branch2a", "branch2b", "branch2c"],
+        ["short", *["short.conv"] * 3],
+        ("conv", "norm"),
+    ),
     describe=describe,
     options=LayoutOptions(project_defaults=("norm_eps",)),
     publishing=Publishing(licences=_LICENCES, files={"ResNet*_vd_*.pth": _LICENCES}),
@@ -91,7 +89,13 @@ TRANSFORMERS = CheckpointLayout(
         "embedder.embedder.2.convolution.weight",
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
     ),
-    lines=_transformers(),
+    lines=_lines(
+        [f"embedder.embedder.{i}" for i in range(3)],
+        "encoder.stages.{s}.layers.{j}",
+        [f"layer.{i}" for i in range(3)],
+        ["shortcut", *["shortcut.1"] * 3],
+        ("convolution", "normalization"),
+    ),
     describe=describe,
     options=LayoutOptions(
         project_defaults=("norm_eps",),

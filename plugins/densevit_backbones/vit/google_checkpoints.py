@@ -38,17 +38,17 @@ FLAT = _change(lambda values: values.flatten())
 def _lines() -> tuple[Line, ...]:
     block = "Transformer/encoderblock_{i}"
     attention, mlp = f"{block}/MultiHeadDotProductAttention_1", f"{block}/MlpBlock_3"
-    lines = [
+    return (
         Line("cls", "class_token", TOKENS),
         Line("Transformer/posembed_input/pos_embedding", "position_table", GRID),
         Line("embedding/kernel", "stem.projection.weight", CONVOLUTION),
         Line("embedding/bias", "stem.projection.bias"),
         *_norm(f"{block}/LayerNorm_0", "blocks.{i}.norm1"),
-    ]
-    for part, name in enumerate(("query", "key", "value")):
-        lines.append(Line(f"{attention}/{name}/kernel", f"blocks.{{i}}.attention.qkv.weight[{part}/3]", TO_HEADS))
-        lines.append(Line(f"{attention}/{name}/bias", f"blocks.{{i}}.attention.qkv.bias[{part}/3]", FLAT))
-    lines += [
+        *(
+            Line(f"{attention}/{name}/{tensor}", f"blocks.{{i}}.attention.qkv.{target}[{part}/3]", change)
+            for part, name in enumerate(("query", "key", "value"))
+            for tensor, target, change in (("kernel", "weight", TO_HEADS), ("bias", "bias", FLAT))
+        ),
         Line(f"{attention}/out/kernel", "blocks.{i}.attention.output.weight", FROM_HEADS),
         Line(f"{attention}/out/bias", "blocks.{i}.attention.output.bias"),
         *_norm(f"{block}/LayerNorm_2", "blocks.{i}.norm2"),
@@ -57,8 +57,8 @@ def _lines() -> tuple[Line, ...]:
         Line(f"{mlp}/Dense_1/kernel", "blocks.{i}.mlp.contract.weight", DENSE),
         Line(f"{mlp}/Dense_1/bias", "blocks.{i}.mlp.contract.bias"),
         *_norm("Transformer/encoder_norm", "norm"),
-    ]
-    return (*lines, *_resnet())
+        *_resnet(),
+    )
 
 
 def _norm(source: str, target: str) -> list[Line]:
@@ -67,17 +67,22 @@ def _norm(source: str, target: str) -> list[Line]:
 
 def _resnet() -> list[Line]:
     """Maps the keys of the hybrid's ResNet, which numbers blocks and units from 1."""
-    lines = [Line("conv_root/kernel", "stem.conv.weight", CONVOLUTION)]
-    lines += _norm("gn_root", "stem.norm")
-    for b, units in enumerate(HYBRID_BLOCKS):
-        for u in range(units):
-            source, target = f"block{b + 1}/unit{u + 1}", f"stem.stages.{b}.{u}"
-            for i in (1, 2, 3):
-                lines.append(Line(f"{source}/conv{i}/kernel", f"{target}.conv{i}.weight", CONVOLUTION))
-                lines += _norm(f"{source}/gn{i}", f"{target}.norm{i}")
-            lines.append(Line(f"{source}/conv_proj/kernel", f"{target}.downsample.0.weight", CONVOLUTION))
-            lines += _norm(f"{source}/gn_proj", f"{target}.downsample.1")
-    return lines
+    units = [(b, u) for b, count in enumerate(HYBRID_BLOCKS) for u in range(count)]
+    layers = {f"conv{i}": (f"gn{i}", f"conv{i}", f"norm{i}") for i in (1, 2, 3)}
+    layers |= {"conv_proj": ("gn_proj", "downsample.0", "downsample.1")}
+    return [
+        Line("conv_root/kernel", "stem.conv.weight", CONVOLUTION),
+        *_norm("gn_root", "stem.norm"),
+        *(
+            line
+            for b, u in units
+            for name, (norm, *parts) in layers.items()
+            for line in (
+                Line(f"block{b + 1}/unit{u + 1}/{name}/kernel", f"stem.stages.{b}.{u}.{parts[0]}.weight", CONVOLUTION),
+                *_norm(f"block{b + 1}/unit{u + 1}/{norm}", f"stem.stages.{b}.{u}.{parts[1]}"),
+            )
+        ),
+    ]
 
 
 def _vit(tensors: StateDict) -> dict[str, Any]:

@@ -79,17 +79,19 @@ def fusion_blocks(source: str, parts: Mapping[str, str]) -> tuple[Line, ...]:
 
     source: the prefix of the encoder. parts: the checkpoint's names of a block's parts, by the model's.
     """
-    lines: list[Line] = []
-    for path, direction in (("fpn", "top_down"), ("pan", "bottom_up")):
-        block, target = f"{source}.{path}_blocks.{{i}}", f"{ENCODER}.{direction}.{{i}}"
-        for name in ("enter", "branches.0.1", "branches.1.1", "leave"):
-            lines += conv_norm(f"{block}.{parts[name]}", f"{target}.{name}")
-        for name in ("branches.0.0", "branches.1.0"):
-            csp = f"{block}.{parts[name]}"
-            for i, (conv, vgg) in enumerate((("enter", "wide"), ("bypass", "pointwise")), 1):
-                lines += conv_norm(f"{csp}.conv{i}", f"{target}.{name}.{conv}")
-                lines += conv_norm(f"{csp}.bottlenecks.{{j}}.conv{i}", f"{target}.{name}.blocks.{{j}}.{vgg}")
-    return tuple(lines)
+    names = {parts[name]: name for name in ("enter", "branches.0.1", "branches.1.1", "leave")}
+    names |= {
+        f"{parts[name]}.{convolution}{i}": f"{name}.{target}"
+        for name in ("branches.0.0", "branches.1.0")
+        for i, (csp, vgg) in enumerate((("enter", "wide"), ("bypass", "pointwise")), 1)
+        for convolution, target in (("conv", csp), ("bottlenecks.{j}.conv", f"blocks.{{j}}.{vgg}"))
+    }
+    return tuple(
+        line
+        for path, direction in (("fpn", "top_down"), ("pan", "bottom_up"))
+        for convolution, name in names.items()
+        for line in conv_norm(f"{source}.{path}_blocks.{{i}}.{convolution}", f"{ENCODER}.{direction}.{{i}}.{name}")
+    )
 
 
 def _lines() -> tuple[Line, ...]:

@@ -85,15 +85,17 @@ def _head_lines(head: str) -> tuple[Line, ...]:
 def _resnet_lines() -> tuple[Line, ...]:
     """Maps the keys of detectron2's ResNet."""
     parts = {f"conv{i}": (f"conv{i}", f"bn{i}") for i in range(1, 4)} | {"shortcut": ("downsample.0", "downsample.1")}
-    blocks = [(f"backbone.res{stage + 1}.{{b}}", f"backbone.layer{stage}.{{b}}") for stage in range(1, 5)]
     return (
         Line("backbone.stem.conv1.weight", "backbone.conv1.weight"),
         Line("backbone.stem.conv1.norm.*", "backbone.bn1.*"),
         *(
-            Line(f"{source}.{name}.{tensor}", f"{target}.{part}.{tensor.removeprefix('norm.')}")
-            for source, target in blocks
-            for name, targets in parts.items()
-            for tensor, part in zip(("weight", "norm.*"), targets, strict=True)
+            line
+            for stage in range(1, 5)
+            for name, (conv, norm) in parts.items()
+            for line in (
+                Line(f"backbone.res{stage + 1}.{{b}}.{name}.weight", f"backbone.layer{stage}.{{b}}.{conv}.weight"),
+                Line(f"backbone.res{stage + 1}.{{b}}.{name}.norm.*", f"backbone.layer{stage}.{{b}}.{norm}.*"),
+            )
         ),
     )
 

@@ -48,17 +48,18 @@ _SCALE = "decoder.decoder.layers.0.cross_attn.num_points_scale"
 
 def encoder_lines(source: str) -> tuple[Line, ...]:
     """Maps the keys of cross-scale fusion, also in transformers' layout. source: the prefix of the encoder."""
-    lines = [
+    names = {f"conv{i}": name for i, name in enumerate(("enter", "bypass", "leave"), 1)}
+    names |= {f"bottlenecks.{{j}}.conv{i}": f"blocks.{{j}}.{name}" for i, name in ((1, "wide"), (2, "pointwise"))}
+    return (
         *conv_norm(f"{source}.lateral_convs.{{i}}", f"{ENCODER}.laterals.{{i}}"),
         *conv_norm(f"{source}.downsample_convs.{{i}}", f"{ENCODER}.downsamples.{{i}}"),
-    ]
-    for path, direction in (("fpn", "top_down"), ("pan", "bottom_up")):
-        block, target = f"{source}.{path}_blocks.{{i}}", f"{ENCODER}.{direction}.{{i}}"
-        for i, name in enumerate(("enter", "bypass", "leave"), 1):
-            lines += conv_norm(f"{block}.conv{i}", f"{target}.{name}")
-        for i, name in enumerate(("wide", "pointwise"), 1):
-            lines += conv_norm(f"{block}.bottlenecks.{{j}}.conv{i}", f"{target}.blocks.{{j}}.{name}")
-    return tuple(lines)
+        *(
+            line
+            for path, direction in (("fpn", "top_down"), ("pan", "bottom_up"))
+            for convolution, name in names.items()
+            for line in conv_norm(f"{source}.{path}_blocks.{{i}}.{convolution}", f"{ENCODER}.{direction}.{{i}}.{name}")
+        ),
+    )
 
 
 def _lines(projection: tuple[str, str], proposal: tuple[str, str]) -> tuple[Line, ...]:

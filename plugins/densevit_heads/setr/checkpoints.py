@@ -76,17 +76,20 @@ def _multi_level() -> tuple[Line, ...]:
     Its layers after the top-down sums, and the auxiliary heads, are numbered from the deepest level in the checkpoint,
     from the shallowest in the model.
     """
-    lines = [Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*")]
-    lines += conv_norm("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}", "bn")
-    for level in range(_LEVELS):
-        number = _LEVELS - 1 - level
-        lines += conv_norm(f"neck.mla.feat_extract.{number}", f"{_HEAD}.decode.extract.{level}", "bn")
-        lines += conv_norm(f"decode_head.up_convs.{number}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}", "bn")
-        lines.append(Line(f"auxiliary_head.{number}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"))
     return (
         Line("backbone.pos_embed", "backbone.position_table", UNUSED_TOKEN),
         *_BACKBONE,
-        *lines,
+        Line("neck.norm.{i}.*", f"{_HEAD}.decode.norms.{{i}}.*"),
+        *conv_norm("neck.mla.channel_proj.{i}", f"{_HEAD}.decode.project.{{i}}", "bn"),
+        *(
+            line
+            for level, number in enumerate(reversed(range(_LEVELS)))
+            for line in (
+                *conv_norm(f"neck.mla.feat_extract.{number}", f"{_HEAD}.decode.extract.{level}", "bn"),
+                *conv_norm(f"decode_head.up_convs.{number}.{{i}}", f"{_HEAD}.decode.branches.{level}.{{i}}", "bn"),
+                Line(f"auxiliary_head.{number}.conv_seg.*", f"{_HEAD}.auxiliary.{level}.*"),
+            )
+        ),
         Line("decode_head.conv_seg.weight", f"{_HEAD}.decode.classifier.weight", LEVELS),
         Line("decode_head.conv_seg.bias", f"{_HEAD}.decode.classifier.bias"),
     )
