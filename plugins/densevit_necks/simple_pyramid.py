@@ -51,8 +51,7 @@ def _level(channels: int, stride: int, target: int, width: int) -> nn.Sequential
     ups, downs = steps(channels, stride, target)
     parts = deconvolutions(channels, ups)
     channels >>= ups
-    for _ in range(downs):
-        parts.append(nn.MaxPool2d(2, stride=2, ceil_mode=True))
+    parts += [nn.MaxPool2d(2, stride=2, ceil_mode=True) for _ in range(downs)]
     parts += [nn.Conv2d(channels, width, 1, bias=False), LayerNorm2d(width, eps=1e-6)]
     parts += [nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width, eps=1e-6)]
     return nn.Sequential(*parts)

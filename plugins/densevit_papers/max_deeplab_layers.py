@@ -257,11 +257,11 @@ def levels_of(strides: Sequence[int], width: int) -> list[Level]:
     for stride in sorted(deepest, reverse=True)[1:]:
         if len(used) < 4 and used[-1] % stride == 0:
             used.append(stride)
-    levels = []
-    for i, stride in enumerate(used):
-        base = 8 * width if i == 0 else width * 2 ** (len(used) - 1 - i)
-        levels.append(Level(deepest[stride], stride, used[max(i - 1, 0)] // stride, base, base >= 4 * width))
-    return levels
+    bases = [8 * width, *(width * 2**i for i in reversed(range(len(used) - 1)))]
+    return [
+        Level(deepest[stride], stride, before // stride, base, base >= 4 * width)
+        for before, stride, base in zip([used[0], *used], used, bases, strict=False)
+    ]
 
 
 class MaskPredictor(nn.Module):

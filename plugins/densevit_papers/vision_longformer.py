@@ -250,9 +250,7 @@ def _with_neighbours(x: Tensor, tokens: Tensor | None = None) -> Tensor:
     rows, columns = x.shape[-5:-3]
     x = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1, 1, 1))
     windows = [] if tokens is None else [tokens]
-    for i in range(3):
-        for j in range(3):
-            windows.append(x[..., i : i + rows, j : j + columns, :, :, :])
+    windows += [x[..., i : i + rows, j : j + columns, :, :, :] for i in range(3) for j in range(3)]
     return torch.cat(windows, dim=-2)
 
 

@@ -85,8 +85,7 @@ def _board(rows: Sequence[Row]) -> list[str]:
     lines = [["backbone", *arrows, "tokens", "parameters, M"]]
     order = range(len(ranked))
     for i in sorted(order, key=lambda i: _goodness(ranked[i], metrics[0]), reverse=True) if metrics else order:
-        cells = [f"{by_metric[metric][i]}. {_score(ranked[i], metric)}" for metric in metrics]
-        lines.append(_line(ranked[i], cells))
+        lines.append(_line(ranked[i], [f"{by_metric[x][i]}. {_score(ranked[i], x)}" for x in metrics]))
     for row in published:
         cells = [_score(row, metric) if metric in row.scores else "" for metric in metrics]
         lines.append(_line(row, cells, f" (published: {row.source})"))

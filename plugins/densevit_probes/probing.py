@@ -179,11 +179,14 @@ def _evaluated(
         return [x.float() for x in model.encode(batch, ()).features]
 
     conditions = {**conditions, **_fit(model, config, data, probes, encode, encoded, labels)}
-    evaluators: dict[str, list[dict[str, Evaluator]]] = {}
-    for condition, (scored, heads, changes, _) in conditions.items():
-        evaluators[condition] = [build_evaluators(model, config, data.val) if heads else {} for _ in changes]
-        for by_name in evaluators[condition]:
-            by_name |= {name: probe.evaluator(probe.classes) for name, probe in scored.items()}
+    evaluators = {
+        condition: [
+            (build_evaluators(model, config, data.val) if heads else {})
+            | {name: probe.evaluator(probe.classes) for name, probe in scored.items()}
+            for _ in changes
+        ]
+        for condition, (scored, heads, changes, _) in conditions.items()
+    }
     for batch in data.val_loader():
         batch, truths = on_device(batch, device), []
         for target in batch["targets"]:

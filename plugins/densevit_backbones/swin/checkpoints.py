@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from densevit.interfaces import ZEROS, CheckpointLayout, Licences, Line, OtherKeys, Publishing, SpecialTensors
 from densevit.layers.windows import ShiftRule
@@ -66,13 +67,21 @@ def _lines(
     stages, mergings: the checkpoint's keys of the blocks of the four stages, and of the patch mergings before the last
     three. In the model these stages begin with the merging, so their blocks are numbered from 1.
     """
-    lines = [Line(f"{patches[0]}.*", "patch_embed.*"), Line(f"{patches[1]}.*", "patch_norm.*")]
-    lines += block(f"{stages[0]}.{{b}}", "stages.0.{b}")
-    for i in (1, 2, 3):
-        lines += [Line(f"{mergings[i - 1]}.{part}.*", f"stages.{i}.0.{part}.*") for part in ("norm", "reduction")]
-        for b in range(BLOCKS[i]):
-            lines += block(f"{stages[i]}.{b}", f"stages.{i}.{b + 1}")
-    return (*lines, Line("norm.*", "feature_norms.3.*"))
+    return (
+        Line(f"{patches[0]}.*", "patch_embed.*"),
+        Line(f"{patches[1]}.*", "patch_norm.*"),
+        *block(f"{stages[0]}.{{b}}", "stages.0.{b}"),
+        *(
+            line
+            for i in (1, 2, 3)
+            for line in (
+                Line(f"{mergings[i - 1]}.norm.*", f"stages.{i}.0.norm.*"),
+                Line(f"{mergings[i - 1]}.reduction.*", f"stages.{i}.0.reduction.*"),
+                *chain.from_iterable(block(f"{stages[i]}.{b}", f"stages.{i}.{b + 1}") for b in range(BLOCKS[i])),
+            )
+        ),
+        Line("norm.*", "feature_norms.3.*"),
+    )
 
 
 def _torchvision(block: Block) -> tuple[Line, ...]:

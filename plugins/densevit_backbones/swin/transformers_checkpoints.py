@@ -59,20 +59,22 @@ _MEMORY_1 = (  # the keys of a Swin model in version 5, and of its files
 def _lines(block: Block) -> tuple[Line, ...]:
     """In the model a stage begins with the merging that ends the checkpoint's previous stage, so blocks are numbered
     from 1."""
-    lines = [
+    blocks = [(s, b, f"encoder.layers.{s}.blocks.{b}") for s, count in enumerate(BLOCKS) for b in range(count)]
+    return (
         Line("embeddings.patch_embeddings.projection.*", "patch_embed.*"),
         Line("embeddings.norm.*", "patch_norm.*"),
         Line("layernorm.*", "feature_norms.3.*"),
-    ]
-    for s, count in enumerate(BLOCKS):
-        if s > 0:
-            lines.append(Line(f"encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*"))
-        for b in range(count):
-            source, target = f"encoder.layers.{s}.blocks.{b}", f"stages.{s}.{b + (s > 0)}"
-            lines.append(Line(f"{source}.layernorm_before.*", f"{target}.norm1.*"))
-            lines.append(Line(f"{source}.layernorm_after.*", f"{target}.norm2.*"))
-            lines += block(source, target)
-    return tuple(lines)
+        *(
+            line
+            for s, b, source in blocks
+            for line in (
+                *([Line(f"encoder.layers.{s - 1}.downsample.*", f"stages.{s}.0.*")] if s > 0 and b == 0 else []),
+                Line(f"{source}.layernorm_before.*", f"stages.{s}.{b + (s > 0)}.norm1.*"),
+                Line(f"{source}.layernorm_after.*", f"stages.{s}.{b + (s > 0)}.norm2.*"),
+                *block(source, f"stages.{s}.{b + (s > 0)}"),
+            )
+        ),
+    )
 
 
 def _config(sections: Mapping[str, Any], state: StateDict, classes: Sequence[Class]) -> dict[str, dict[str, Any]]:

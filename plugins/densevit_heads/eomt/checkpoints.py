@@ -8,6 +8,7 @@ layout with `-instance` or `-semantic`.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -109,12 +110,11 @@ def _transformers_dinov2() -> tuple[Line, ...]:
 
 def _transformers_dinov3() -> tuple[Line, ...]:
     """Maps the keys of transformers' DINOv3ViT, with EoMT's names of blocks and of the norm."""
-    names = {"layer.{i}.": "layers.{i}.", "norm.*": "layernorm.*"}
-    lines = []
-    for line in backbone_lines(_DINOV3, ""):
-        old = next((old for old in names if line.foreign_key.startswith(old)), "")
-        lines.append(line._replace(foreign_key=names.get(old, "") + line.foreign_key.removeprefix(old)))
-    return tuple(lines)
+    names = {"layer": "layers", "norm": "layernorm"}
+    return tuple(
+        line._replace(foreign_key=re.sub(r"^(layer|norm)(?=\.)", lambda name: names[name[0]], line.foreign_key))
+        for line in backbone_lines(_DINOV3, "")
+    )
 
 
 def _authors_dinov2() -> tuple[Line, ...]:

@@ -83,9 +83,8 @@ class HybridEncoder(nn.Module):
         inputs = [channels[index] for index in self.features]
         self.stride = strides[self.features[-1]] * 2 ** (num_levels - len(inputs))
         projections = [_projection(count, width, 1) for count in inputs]
-        for i in range(num_levels - len(inputs)):
-            projections.append(_projection(width if i else inputs[-1], width, 3))
-        self.projections = nn.ModuleList(projections)
+        coarser = [inputs[-1], *[width] * (num_levels - len(inputs))][: num_levels - len(inputs)]
+        self.projections = nn.ModuleList(projections + [_projection(count, width, 3) for count in coarser])
         layer = replace(transformer, width=width, feedforward=options.feedforward)
         self.attention = nn.ModuleList(
             EncoderLayer(layer, activation=nn.GELU) for _ in range(transformer.encoder_layers)

@@ -181,19 +181,17 @@ def _shown(case: CaseResult) -> list[str]:
 
 
 def _costs(results: Results) -> Table:
-    rows = []
-    for name, case in results.items():
-        scores = ", ".join(f"{metric} {_score(case, metric)}" for metric in _main_scores(case))
-        for size, cost in case.cost.get("by_size", {}).items():
-            rows.append(
-                [
-                    name,
-                    size,
-                    f"{case.cost['parameters'] / 1e6:.2f}",
-                    f"{cost['multiply_adds'] / 1e9:.3g}",
-                    scores,
-                ]
-            )
+    rows = [
+        [
+            name,
+            size,
+            f"{case.cost['parameters'] / 1e6:.2f}",
+            f"{cost['multiply_adds'] / 1e9:.3g}",
+            ", ".join(f"{metric} {_score(case, metric)}" for metric in _main_scores(case)),
+        ]
+        for name, case in results.items()
+        for size, cost in case.cost.get("by_size", {}).items()
+    ]
     return text_tables.number_table([["model", "size", "parameters, M", "multiply-adds, G", "scores"], *rows])
 
 

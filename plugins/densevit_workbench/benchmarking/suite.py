@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.errors import ConfigError, DensevitError
 from densevit.evaluation.metrics_file import finite
+from densevit.grouping import grouped
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Class
 from densevit.model import DenseModel, build_from_sections, classes_by_head
@@ -240,16 +242,13 @@ def _measure(
     quiet: bool,
 ) -> None:
     """Times the models in interleaved rounds, for each mode, batch and size."""
-    groups: dict[tuple[str, int, Size], list[Case]] = {}
-    for case in cases:
-        if "cost" in results[case.name].errors:
-            continue
-        case_sizes = [*sizes] or [_size(case.config())]
-        for mode in modes:
-            for batch in batch_sizes:
-                for size in case_sizes:
-                    if timing_key(device, mode, batch, size) not in results[case.name].timings:
-                        groups.setdefault((mode, batch, size), []).append(case)
+    groups = grouped(
+        (cell, case)
+        for case in cases
+        if "cost" not in results[case.name].errors
+        for cell in product(modes, batch_sizes, [*sizes] or [_size(case.config())])
+        if timing_key(device, *cell) not in results[case.name].timings
+    )
     for cell in reported(groups, "latency", lambda cell: timing_key(device, *cell), quiet):
         mode, batch, size = cell
         members, key = groups[cell], timing_key(device, *cell)

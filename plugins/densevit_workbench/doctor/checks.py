@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, islice
 
@@ -12,6 +12,7 @@ from densevit.channels import FULL_RANGES
 from densevit.data.datasets.depth_range import other_units
 from densevit.data.duplicate_images import HashedImage
 from densevit.errors import listed
+from densevit.grouping import grouped
 from densevit_workbench.doctor.duplicate_images import identical, nearly_identical
 from densevit_workbench.doctor.findings import REPLACE, Finding, Findings, Severity
 from densevit_workbench.doctor.split_statistics import ClassCounts, SplitStatistics
@@ -81,12 +82,11 @@ def _labelled_classes(split: SplitStatistics, findings: Findings) -> None:
     rest = len(read) - len(partly)
     texts = [f"{name}: in {numbers[name] + rest:,} of {len(read):,} opened images" for name in names]
     findings.report("note", "classes are labelled in some images only", texts)
-    counts: dict[str, dict[str, int]] = {}
+    counts = defaultdict[str, Counter[str]](Counter)
     for summary in [summary for summary in read if summary.part and summary.labelled is None]:
         for key, objects in summary.counts.items():
             for name, number in zip(split.classes[key].names, objects.tolist(), strict=True):
-                by_part = counts.setdefault(name, {})
-                by_part[summary.part] = by_part.get(summary.part, 0) + number
+                counts[name][summary.part] += number
     texts = [
         f"{name}: none in {part}, {max(by_part.values()):,} in {max(by_part, key=by_part.__getitem__)}"
         for name, by_part in counts.items()
@@ -113,14 +113,15 @@ def _alike_names(split: SplitStatistics, classes: ClassCounts, findings: Finding
 
 def alike_names(names: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs of names that differ in case, spaces or punctuation, or in a letter if they have four or more."""
-    by_form: dict[str, list[str]] = {}
-    for name in names:
-        plain = _plain(name)
-        shorter = [plain[:i] + plain[i + 1 :] for i in range(len(plain)) if len(plain) >= SHORT and plain[i].isalpha()]
-        for form in {plain, *shorter}:
-            by_form.setdefault(form, []).append(name)
+    by_form = grouped((form, name) for name in names for form in _forms(name))
     pairs = (pair for alike in by_form.values() for pair in combinations(alike, 2))
     return list(dict.fromkeys(pairs))
+
+
+def _forms(name: str) -> set[str]:
+    """The plain name, and if it is long enough also without one of its letters."""
+    plain = _plain(name)
+    return {plain, *(plain[:i] + plain[i + 1 :] for i, x in enumerate(plain) if len(plain) >= SHORT and x.isalpha())}
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.transforms.sample_resizing import TrainingTransform
+from densevit.grouping import grouped
 from densevit.interfaces import Dataset
 from densevit.targets.types import TargetTypes
 from densevit_workbench.doctor.channel_examination import ChannelValues
@@ -149,9 +150,9 @@ def _known_sizes(dataset: Dataset) -> np.ndarray | None:
 
 def _joined(measures: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Measures:
     """Concatenates the numbers of all images."""
-    parts: dict[str, dict[str, list[np.ndarray]]] = {}
-    for by_key in measures:
-        for key, named in by_key.items():
-            for name, numbers in named.items():
-                parts.setdefault(key, {}).setdefault(name, []).append(np.asarray(numbers, np.float64).ravel())
-    return {key: {name: np.concatenate(ns) for name, ns in named.items()} for key, named in parts.items()}
+    named = grouped((key, numbers) for by_key in measures for key, numbers in by_key.items())
+    parts = {
+        key: grouped((name, np.asarray(x, np.float64).ravel()) for by_name in images for name, x in by_name.items())
+        for key, images in named.items()
+    }
+    return {key: {name: np.concatenate(ns) for name, ns in by_name.items()} for key, by_name in parts.items()}

@@ -45,11 +45,11 @@ class SwinInspector(Inspector):
     """Swin: attention of all blocks, in their windows."""
 
     def attention(self, part: Any, recorded: Sequence[RecordedAttention], size: Grid) -> list[AttentionLayer]:
-        layers = []
-        for name, module, weights in recorded:
-            grid = grid_of(size, part.strides[int(name.split(".")[1])])
-            layers.append(windowed_layer(name, weights, grid, module.window, module.shift, module.rule))
-        return layers
+        grids = [grid_of(size, stride) for stride in part.strides]
+        return [
+            windowed_layer(name, weights, grids[int(name.split(".")[1])], module.window, module.shift, module.rule)
+            for name, module, weights in recorded
+        ]
 
 
 class MvitInspector(Inspector):
