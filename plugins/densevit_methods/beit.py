@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.errors import ConfigError, PluginError
-from densevit.interfaces import Batch, LossContext, Losses
+from densevit.interfaces import Batch
 from densevit_methods.patch_masks import (
     MaskedModelling,
     MaskToken,
@@ -35,6 +35,7 @@ class BEiT(MaskedModelling):
     """
 
     external_modules = ("tokenizer",)
+    term = "cross_entropy"
 
     def __init__(
         self, model: Any, tokenizer: dict[str, Any], mask_ratio: float = 0.4, smallest_block: int = 16
@@ -55,15 +56,6 @@ class BEiT(MaskedModelling):
         self.classifier = nn.Linear(backbone.channels[self.feature], int(self.tokenizer.vocabulary))
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
-
-    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns `cross_entropy`, a mean over the masked patches of all processes."""
-        errors, masked = self.errors(model, batch)
-        return {"cross_entropy": errors.sum() / context.mean(masked.sum().float()).clamp(min=1)}
-
-    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        errors, masked = self.errors(model, batch)
-        return errors.sum((1, 2)) / masked.sum((1, 2)).clamp(min=1)
 
     def errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The cross entropy of each masked patch, 0 elsewhere, and the masked patches, (B, rows, columns) each."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densevit.interfaces import Backbone, Batch, LossContext, Losses, TokenBackbone
+from densevit.interfaces import Backbone, Batch, TokenBackbone
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import sine_grid_2d
@@ -67,15 +67,6 @@ class MAE(MaskedModelling):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-
-    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns `reconstruction`, a mean over the masked patches of all processes."""
-        errors, masked = self.errors(model, batch)
-        return {"reconstruction": errors.sum() / context.mean(masked.sum().float()).clamp(min=1)}
-
-    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        errors, masked = self.errors(model, batch)
-        return errors.sum(1) / masked.sum(1).clamp(min=1)
 
     def errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean squared error of each masked patch, 0 elsewhere, and the masked patches, (B, N) each."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densevit.interfaces import Backbone, Batch, Sample, Targets
+from densevit.interfaces import Backbone, Batch, LossContext, Losses, Sample, Targets
 from densevit_methods.unlabelled import Unlabelled
 
 Masking = Callable[[int, int, torch.Generator], Tensor]
@@ -138,10 +138,12 @@ class MaskToken(nn.Module):
 
 
 class MaskedModelling(Unlabelled):
-    """A method that masks a share of the patches of each image.
+    """A method that masks a share of the patches of each image, and learns from the errors of masked patches or pixels.
 
     Raises ValueError if the share is not above 0 and below 1.
     """
+
+    term = "reconstruction"  # the name of the loss
 
     def __init__(self, model: Any, mask_ratio: float) -> None:
         super().__init__(model)
@@ -150,3 +152,16 @@ class MaskedModelling(Unlabelled):
 
     def transform(self, configured: Any) -> Any:
         return with_mask_seed(configured)
+
+    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
+        """Returns the loss, a mean over the masked patches or pixels of all processes."""
+        errors, masked = self.errors(model, batch)
+        return {self.term: errors.sum() / context.mean(masked.sum().float()).clamp(min=1)}
+
+    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
+        errors, masked = (values.flatten(1).sum(1) for values in self.errors(model, batch))
+        return errors / masked.clamp(min=1)
+
+    def errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The errors of masked patches or pixels, and whether, or how many, are masked, (B, ...) each."""
+        raise NotImplementedError

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from densevit.interfaces import Batch, LossContext, Losses
+from densevit.interfaces import Batch
 from densevit_methods.patch_masks import (
     MaskedModelling,
     MaskToken,
@@ -31,17 +31,8 @@ class SimMIM(MaskedModelling):
         channels, stride = model.backbone.channels[-1], model.backbone.strides[-1]
         self.decoder = nn.Sequential(nn.Conv2d(channels, 3 * stride**2, 1), nn.PixelShuffle(stride))
 
-    def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        """Returns `reconstruction`, a mean over the masked pixels of all processes."""
-        errors, counts = self.errors(model, batch)
-        return {"reconstruction": errors.sum() / context.mean(counts.sum()).clamp(min=1)}
-
-    def validation_losses(self, model: Any, batch: Batch) -> Tensor:
-        errors, counts = self.errors(model, batch)
-        return errors / counts.clamp(min=1)
-
     def errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The sums of the absolute errors of masked values, and the numbers of these values, (B,) each."""
+        """The sums of the absolute errors of masked values, and the numbers of these values, (B, 1) each."""
         padding = batch["padding_mask"]
         patches, _ = mask_patches(batch, self.patch, self.masking)
         masked = pixels_of_patches(patches, self.patch, padding)  # (B, H, W)
@@ -49,4 +40,4 @@ class SimMIM(MaskedModelling):
         feature = model.backbone(self.mask_token(pixels, masked))[-1]
         predicted = self.decoder(feature)[..., : pixels.shape[2], : pixels.shape[3]]
         errors = (predicted.float() - pixels.float()).abs() * masked[:, None]
-        return errors.sum((1, 2, 3)), 3.0 * masked.sum((1, 2))
+        return errors.sum((1, 2, 3))[:, None], 3.0 * masked.sum((1, 2))[:, None]

@@ -4,8 +4,9 @@ Small, base and large. Models with gated MLPs ("plus" and 7B) and ConvNeXts are 
 copies.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from densevit.errors import WeightsError
@@ -58,11 +59,8 @@ def describe_dinov3(tensors: StateDict) -> dict[str, Any]:
     return {"backbone": section | {"positions": "rotary", "key_bias": False, NORM_EPS: EPS}}
 
 
-def _refuse(models: str) -> Callable[[StateDict], dict[str, Any]]:
-    def describe(tensors: StateDict) -> dict[str, Any]:
-        raise WeightsError(f"{models} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
-
-    return describe
+def _refuse(models: str, tensors: StateDict) -> dict[str, Any]:
+    raise WeightsError(f"{models} of DINOv3 are recognised, but not read from such a file. {_BY_TIMM}")
 
 
 def transformers_lines(layer: str) -> tuple[Line, ...]:
@@ -141,14 +139,14 @@ GATED = CheckpointLayout(
     name="dinov3-gated",
     signature_keys=(*DINOV3.signature_keys, "blocks.0.mlp.w1.weight", "blocks.0.mlp.w3.weight"),
     lines=(),
-    describe=_refuse(_GATED),
+    describe=partial(_refuse, _GATED),
     publishing=_PUBLISHING,
 )
 CONVNEXT = CheckpointLayout(
     name="dinov3-convnext",
     signature_keys=("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight", "stages.0.0.gamma", "norms.3.weight"),
     lines=(),
-    describe=_refuse("ConvNeXts"),
+    describe=partial(_refuse, "ConvNeXts"),
     publishing=_PUBLISHING,
 )
 
@@ -177,7 +175,7 @@ TRANSFORMERS_GATED = CheckpointLayout(
     name="transformers-dinov3-gated",
     signature_keys=(*TRANSFORMERS.signature_keys, "layer.0.mlp.gate_proj.weight"),
     lines=(),
-    describe=_refuse(_GATED),
+    describe=partial(_refuse, _GATED),
     other_keys=TRANSFORMERS.other_keys,
     publishing=_PUBLISHING,
 )
@@ -190,7 +188,7 @@ TRANSFORMERS_CONVNEXT = CheckpointLayout(
         "stages.0.layers.0.gamma",
     ),
     lines=(),
-    describe=_refuse("ConvNeXts"),
+    describe=partial(_refuse, "ConvNeXts"),
     other_keys=OtherKeys(prefixes=("model.",)),
     publishing=_PUBLISHING,
 )

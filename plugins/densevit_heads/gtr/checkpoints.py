@@ -4,7 +4,7 @@ Published at Phoenix8125/GTR on the Hugging Face Hub, with EMA weights, which ar
 squares, the only images that their code takes. Poses, oriented boxes and depth are recognised and refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -107,11 +107,8 @@ def _is_oriented(state: StateDict, metadata: Mapping[str, Any]) -> bool:
     return len(state[_INITIAL_BOX]) == 5
 
 
-def _refuse(models: str) -> Callable[[StateDict, Mapping[str, Any]], Licences]:
-    def licences(state: StateDict, metadata: Mapping[str, Any]) -> Licences:
-        raise WeightsError(f"A GTR for {models}, which is not supported. Use one for detection, as det/gtr_s_coco.pth.")
-
-    return licences
+def _refuse(models: str, state: StateDict, metadata: Mapping[str, Any]) -> Licences:
+    raise WeightsError(f"A GTR for {models}, which is not supported. Use one for detection, as det/gtr_s_coco.pth.")
 
 
 SIGNATURE_KEYS = (
@@ -154,7 +151,7 @@ GTR = CheckpointLayout(
 
 
 def _refused(name: str, models: str, signature_keys: tuple[str, ...]) -> CheckpointLayout:
-    publishing = Publishing(licences=_refuse(models))
+    publishing = Publishing(licences=partial(_refuse, models))
     return replace(
         GTR,
         name=f"gtr-{name}",
