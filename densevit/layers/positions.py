@@ -33,15 +33,16 @@ def _wavelengths(channels: int, temperature: float, device: torch.device) -> Ten
     return temperature ** (torch.arange(0, channels, 2, device=device) / channels)
 
 
-def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+def sine_map(padding: Tensor, channels: int, temperature: float = 10000.0, centred: bool = False) -> Tensor:
     """DETR's sine encoding of cells, counted without padding and normalised to 2 pi (Carion et al. 2020, A.4).
 
-    padding: (B, H, W) bool, True = padding. Returns (B, H, W, channels), rows in the first half, columns in the second.
+    padding: (B, H, W) bool, True = padding. centred: whether a cell's centre is encoded, as in Deformable DETR,
+    instead of its end. Returns (B, H, W, channels), rows in the first half, columns in the second.
     """
     valid = (~padding).float()
     rows, columns = valid.cumsum(1), valid.cumsum(2)
-    rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
-    columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
+    rows = (rows - centred / 2) / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
+    columns = (columns - centred / 2) / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
     half = channels // 2
     return torch.cat([sine(rows, half, temperature), sine(columns, half, temperature)], dim=-1)
 

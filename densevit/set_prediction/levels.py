@@ -1,6 +1,5 @@
 """Feature levels: maps of several strides, projected to one sequence of tokens (Zhu et al. 2021, section 4.1)."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.layers.norms import GroupNorm
-from densevit.layers.positions import mask_on_grid, sine
+from densevit.layers.positions import mask_on_grid, sine_map
 from densevit.layers.table_cache import cached_table
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.transformer import Transformer
@@ -120,7 +119,7 @@ class LevelProjections(nn.Module):
 
         paddings = [mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1])) for x in maps]
         positions = [
-            sine_positions(padding, x.shape[1]).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
+            sine_map(padding, x.shape[1], centred=True).to(x.dtype).flatten(1, 2) + embedding.to(x.dtype)
             for x, padding, embedding in zip(maps, paddings, self.embedding, strict=True)
         ]
         return Levels.of(maps, paddings, positions)
@@ -129,18 +128,6 @@ class LevelProjections(nn.Module):
 def without_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
     """Sets features (B, C, h, w) of padding to 0. padding_mask: (B, H, W) of the batch."""
     return x.masked_fill(mask_on_grid(padding_mask, (x.shape[-2], x.shape[-1]))[:, None], 0.0)
-
-
-def sine_positions(padding: Tensor, channels: int) -> Tensor:
-    """DETR's sine encoding at cell centres (-0.5) instead of cell ends, counted without padding, normalised to 2 pi.
-
-    padding: (B, H, W) bool, True = padding. Returns (B, H, W, channels), rows in the first half, columns in the second.
-    """
-    valid = (~padding).float()
-    rows, columns = valid.cumsum(1), valid.cumsum(2)
-    rows = (rows - 0.5) / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
-    columns = (columns - 0.5) / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)
-    return torch.cat([sine(rows, channels // 2), sine(columns, channels // 2)], dim=-1)
 
 
 def valid_ratio(padding: Tensor) -> Tensor:

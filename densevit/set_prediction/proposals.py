@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from densevit.layers.mlp import Mlp
 from densevit.set_prediction.box_refinement import refine
+from densevit.set_prediction.prediction_layers import box_head
 from densevit.set_prediction.queries import TopCells
 
 
@@ -25,11 +25,9 @@ class Proposals(nn.Module):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.label_head = nn.Linear(width, num_classes)
-        self.box_head = Mlp(width, width, 4, 3)
+        self.box_head = box_head(width)
         self.top_cells = TopCells()
         nn.init.constant_(self.label_head.bias, -4.6)  # a probability of 0.01
-        nn.init.zeros_(self.box_head.last.weight)
-        nn.init.zeros_(self.box_head.last.bias)
 
     def forward(self, tokens: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         """tokens: (B, S, C). centres: (B, S, 2) xy. Returns logits (B, S, K) and boxes (B, S, 4) cxcywh, in 0 ... 1."""

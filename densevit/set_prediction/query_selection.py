@@ -106,8 +106,7 @@ class TwoStage(nn.Module):
 
     def _embedding(self, boxes: Tensor) -> Tensor:
         sines = sine_boxes(boxes, self.width // 2, temperature=10000.0)  # (B, Q, 2C)
-        embedded: Tensor = self.embed_norm(self.embed(sines.to(self.project.weight.dtype)))
-        return embedded
+        return self.embed_norm(self.embed(sines.to(self.project.weight.dtype)))
 
 
 class SelectedQueries(NamedTuple):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from densevit.set_prediction.levels import LevelProjections, Levels, check_levels, sine_positions, valid_ratio
+from densevit.layers.positions import sine_map
+from densevit.set_prediction.levels import LevelProjections, Levels, check_levels, valid_ratio
 from densevit.set_prediction.transformer import Transformer
 
 
@@ -16,7 +17,7 @@ def test_positions_are_relative_to_the_image_without_padding():
     assert valid_ratio(padding)[0].tolist() == pytest.approx([4 / 5, 2 / 3])
     angles = [2 * math.pi * share / wavelength for share in (1.5 / 2, 1.5 / 4) for wavelength in (1, 100)]
     expected = [value for angle in angles for value in (math.sin(angle), math.cos(angle))]
-    assert sine_positions(padding, 8)[0, 1, 1].tolist() == pytest.approx(expected, abs=1e-5)
+    assert sine_map(padding, 8, centred=True)[0, 1, 1].tolist() == pytest.approx(expected, abs=1e-5)
     levels = Levels.of([torch.arange(30.0).view(1, 2, 3, 5), torch.ones(1, 2, 1, 1)], [padding, padding[:, :1, :1]])
     assert levels.tokens[0, 7].tolist() == [7, 22] and levels.shapes == [(3, 5), (1, 1)]
     assert levels.centres[0, 6:9].flatten().tolist() == pytest.approx([3 / 8, 3 / 4, 5 / 8, 3 / 4, 7 / 8, 3 / 4])
@@ -43,7 +44,9 @@ def test_levels_are_the_deepest_features_of_coarse_strides_and_convolutions_of_t
     torch.testing.assert_close(levels.tokens, torch.cat([x.flatten(2).mT for x in maps], dim=1))
     paddings = [mask[:, ::s, ::s] for s in (8, 16, 32, 64)]
     assert torch.equal(levels.padding, torch.cat([x.flatten(1) for x in paddings], dim=1))
-    positions = [sine_positions(x, 32).flatten(1, 2) + e for x, e in zip(paddings, layer.embedding, strict=True)]
+    positions = [
+        sine_map(x, 32, centred=True).flatten(1, 2) + e for x, e in zip(paddings, layer.embedding, strict=True)
+    ]
     torch.testing.assert_close(levels.positions, torch.cat(positions, dim=1))
     assert LevelProjections(channels, strides, 32, num_levels=1, min_stride=8).features == [4]
 
