@@ -11,6 +11,7 @@ from typing import Any
 
 from densevit import registry
 from densevit.data.datasets.division import is_divided
+from densevit.data.datasets.split_folders import spellings
 from densevit.data.io.file_lookup import find_by_base_name, find_file, local_names
 from densevit.data.io.text_files import read_text
 from densevit.errors import DataError, PluginError
@@ -19,7 +20,6 @@ from densevit.paths import user_path
 
 Where = str | dict[str, str]  # a path for every split, or by split
 SPLITS = ("train", "val", "test")
-_SPELLINGS = {"val": ("val", "valid", "validation")}  # spellings of a split on disk
 _DEPTHS = ("", "*/", "*/*/")  # folders in which a single json is searched for
 _MOST_JSONS = 50  # files that are read to find a single json; a folder of one json per image has more
 _MOST_FOLDERS = 1000  # folders in which images are searched for
@@ -164,7 +164,7 @@ def _missing_split(root: Path, split: str, named: NamedFiles) -> DataError:
 
 def _layouts(root: Path, split: str) -> Iterator[tuple[Path, list[Path]]]:
     """Yields candidate jsons of a split in order of preference, each with the candidate folders of its images."""
-    for name in _SPELLINGS.get(split, (split,)):
+    for name in spellings(split) if split == "val" else (split,):
         official = rf"instances_({re.escape(name)}\d*)\.json"
         years = sorted(path.name for path in root.glob("annotations/instances_*.json"))
         dated = [match[1] for path in years if (match := re.fullmatch(official, path, re.IGNORECASE))]

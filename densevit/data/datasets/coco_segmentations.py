@@ -82,8 +82,7 @@ def _drawn(packed: bytes, size: tuple[int, int]) -> bytes:
     fifths = numbers[1 + count :]
     coordinates = (fifths - (fifths < 0)) / 5  # pycocotools rounds them to the same fifths
     codes = rle.frPyObjects(np.split(coordinates, np.cumsum(numbers[1:count])), *size)
-    merged: bytes = (codes[0] if count == 1 else rle.merge(codes))["counts"]
-    return merged
+    return (codes[0] if count == 1 else rle.merge(codes))["counts"]
 
 
 def pack(segmentations: Sequence[Packed]) -> Segmentations:

@@ -1,5 +1,6 @@
 """Classes of label maps from CVAT's labelmap.txt, or from the values or colours in the files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,13 @@ def suggested_classes(maps: Sequence[np.ndarray]) -> list[tuple[dict[str, Any], 
     there is at most one other value, as in binary masks. None for more than 255 entries, for both shapes mixed and
     without maps.
     """
-    counts: dict[int, int] = {}
+    counts = Counter[int]()
     is_colored = bool(maps) and maps[0].ndim == 3
     for pixels in maps:
         if (pixels.ndim == 3) != is_colored:
             return None
         codes = pixels.astype(np.int64) @ np.array([65536, 256, 1]) if is_colored else pixels
-        for code, count in zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True):
-            counts[code] = counts.get(code, 0) + count
+        counts.update(dict(zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True)))
         if len(counts) > IGNORE + 1:
             return None
     total = sum(counts.values())

@@ -1,6 +1,7 @@
 """The focal lengths of a data set's images: from its list file, files beside the images, or one for all images."""
 
 import csv
+import functools
 import math
 import os
 from pathlib import Path
@@ -25,12 +26,10 @@ def focal_lengths(root: Path, pairs: PairedFiles, constant: float | None) -> np.
 
     Raises DataError for values that are no numbers, and if only some images have one.
     """
-    focals, by_folder = pairs.focals.copy(), dict[str, dict[str, float]]()
+    focals, in_folder = pairs.focals.copy(), functools.cache(_in_folder)
     for index in np.flatnonzero(np.isnan(focals)):
         folder, name = os.path.split(os.fsdecode(pairs.images[index]))
-        if folder not in by_folder:
-            by_folder[folder] = _in_folder(root / folder)
-        focals[index] = by_folder[folder].get(name, math.nan)
+        focals[index] = in_folder(root / folder).get(name, math.nan)
     focals[np.isnan(focals)] = math.nan if constant is None else constant
     unknown = np.isnan(focals)
     if 0 < unknown.sum() < len(focals):

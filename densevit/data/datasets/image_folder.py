@@ -1,6 +1,7 @@
 """Images of one class per folder, as torchvision's `ImageFolder` reads them."""
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +143,12 @@ def _images(root: Path, folder: Path, names: list[str], channels: Channels) -> t
     """
     if lone := [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGES)]:
         raise DataError(f"{folder / lone[0]} is in no folder of a class. Expected {_LAYOUT}. Fix: move or remove it.")
-    paths: list[str] = []
-    unread: list[str] = []
-    counts = []
-    for name in names:
-        below, unread_below = images_below(folder / name, root, channels)
-        paths += below
-        unread += unread_below
-        counts.append(len(below))
-    warn_of_unread(folder, unread, len(paths))
+    class_images, unread = zip(*(images_below(folder / name, root, channels) for name in names), strict=True)
+    paths = [*chain(*class_images)]
+    warn_of_unread(folder, [*chain(*unread)], len(paths))
     if not paths:
         raise DataError(f"{folder} has the folders {listed(names)}, but no images ({', '.join(IMAGES)}) in them.")
-    return paths, np.repeat(np.arange(len(names)), counts)
+    return paths, np.repeat(np.arange(len(names)), [*map(len, class_images)])
 
 
 def _has_image(folder: Path) -> bool:

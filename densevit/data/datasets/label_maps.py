@@ -173,10 +173,9 @@ def _default_files(root: Path) -> dict[str, Any]:
     """Returns the options `images`, `labels` and `list_file` of a folder's layout."""
     lists = root / "ImageSets" / "Segmentation"
     if (root / LABELMAP).is_file() and (root / "SegmentationClass").is_dir():
-        files = {"images": "JPEGImages", "labels": "SegmentationClass"}
-        if any((lists / f"{name}.txt").is_file() for name in spellings("train")):
-            return {**files, "list_file": "ImageSets/Segmentation/{split}.txt"}
-        return files
+        has_lists = any((lists / f"{name}.txt").is_file() for name in spellings("train"))
+        list_file = {"list_file": "ImageSets/Segmentation/{split}.txt"} if has_lists else {}
+        return {"images": "JPEGImages", "labels": "SegmentationClass", **list_file}
     has_images = any(path.suffix.lower() in IMAGES for path in root.glob("images/*"))
     return {"images": "images", "labels": "labels"} if has_images else _FOLDERS
 

@@ -150,7 +150,8 @@ class LabelValues:
         order = np.argsort(-counts, kind="stable")
         most = zip(values[order][:5].tolist(), counts[order].tolist(), strict=False)
         texts = [
-            f"{_color_of_code(value) if colored else value} in {counted(count, 'pixel')} ({count / codes.size:.1%})"
+            f"{(value >> 16, value >> 8 & 255, value & 255) if colored else value} in {counted(count, 'pixel')} "
+            f"({count / codes.size:.1%})"
             for value, count in most
         ]
         noun = "colours" if colored else "values"
@@ -220,10 +221,6 @@ def _codes(pixels: np.ndarray) -> np.ndarray:
     """Converts colours (H, W, 3) uint8 to integers (H, W) int32, 0xRRGGBB."""
     red, green, blue = (pixels[..., c].astype(np.int32) for c in range(3))
     return red << 16 | green << 8 | blue
-
-
-def _color_of_code(code: int) -> Color:
-    return code >> 16, code >> 8 & 255, code & 255
 
 
 def _ranges(values: np.ndarray) -> str:

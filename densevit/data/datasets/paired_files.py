@@ -69,10 +69,8 @@ def find_pairs(
     missing file or a repeated name, and if there are no files. Files that a list file does not name are not reported.
     """
     paths = paths.for_split(root, split)
-    if paths.list_file is None:
-        listing: FolderPairs | ListedPairs = FolderPairs(root, paths, channels)
-    else:
-        listing = ListedPairs(root, paths, outside_paths, channels)
+    by_name = paths.list_file is None
+    listing = FolderPairs(root, paths, channels) if by_name else ListedPairs(root, paths, outside_paths, channels)
     rows: list[Row] = []
     missing: list[UnreadableFileError] = []
     for entry in listing.entries:

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,9 @@ def _stamps(files: Sequence[str]) -> np.ndarray:
     stamps = np.full((len(files), 2), -1, np.int64)
 
     def look(index: int) -> None:
-        try:
+        with suppress(OSError):
             status = os.stat(files[index])
-        except OSError:
-            return
-        stamps[index] = status.st_size, status.st_mtime_ns
+            stamps[index] = status.st_size, status.st_mtime_ns
 
     for_each(len(files), look, "Looking for changed files")
     return stamps

@@ -1,6 +1,5 @@
 """Images without labels in a folder."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from densevit.channels import RGB, Channels
 from densevit.data.datasets.division import is_divided
 from densevit.data.datasets.image_files import images_below, warn_of_unread
+from densevit.data.datasets.image_folder import class_folders
 from densevit.data.datasets.measured_images import MeasuredImages
 from densevit.data.datasets.split_folders import DIVIDED, missing_split, root_folder
 from densevit.data.io.channel_files import IMAGES
@@ -64,17 +64,13 @@ def _paths(root: Path, split: str, channels: Channels) -> list[str]:
     has_folders = any((root / name).is_dir() for name in (*DIVIDED, split))
     folder = root / split if has_folders else root
     if split not in DIVIDED and not (root / split).is_dir():
-        raise missing_split(root, split, _folders(root) if has_folders else DIVIDED)
+        raise missing_split(root, split, class_folders(root) if has_folders else DIVIDED)
     if not folder.is_dir():
         raise DataError(
-            f"The splits of {root} are {', '.join(_folders(root))}; there is no folder {folder}. Fix: create it."
+            f"The splits of {root} are {', '.join(class_folders(root))}; there is no folder {folder}. Fix: create it."
         )
     paths, unread = images_below(folder, root, channels)
     warn_of_unread(folder, unread, len(paths))
     if not paths:
         raise DataError(f"{folder} contains no images ({', '.join(IMAGES)}).")
     return paths
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))

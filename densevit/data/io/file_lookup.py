@@ -22,12 +22,8 @@ def find_file(folder: str | os.PathLike[str], name: str, outside_paths: bool = F
     `name` itself may lead out of the folder, by `..` or as an absolute path; the name as written is not checked (see
     `existing_files`).
     """
-    for form in name_forms(name):
-        if form != name and not outside_paths and is_outside(form, folder):
-            continue
-        if os.path.isfile(os.path.join(folder, form)):
-            return form
-    return None
+    forms = (form for form in name_forms(name) if form == name or outside_paths or not is_outside(form, folder))
+    return next((form for form in forms if os.path.isfile(os.path.join(folder, form))), None)
 
 
 def name_forms(name: str) -> Iterator[str]:

@@ -54,16 +54,13 @@ class LargeScaleJitter(Transforms):
     ) -> CropAndSize:
         """Returns a random scale and crop. On both axes, the crop's offset is the same fraction of the length by which
         the scaled image exceeds the crop."""
-        scale = self._fitting_scale(height, width, rng.uniform(*self.scales))
+        factor = rng.uniform(*self.scales)  # of the scale at which the image fits into the canvas
+        scale = min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
         share = rng.random()
         (top, bottom, h), (left, right, w) = (
             _jittered_side(side, scale, crop, share) for side, crop in zip((height, width), self.canvas, strict=True)
         )
         return CropAndSize((top, left, bottom, right), (h, w))
-
-    def _fitting_scale(self, height: int, width: int, factor: float) -> float:
-        """Returns the scale at which an image fits into the canvas times a factor."""
-        return min(self.canvas[0] * factor / height, self.canvas[1] * factor / width)
 
 
 def _jittered_side(side: int, scale: float, crop: int, share: float) -> tuple[int, int, int]:

@@ -100,9 +100,6 @@ class SeededTransform:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's CPU generator, which torchvision's transforms use, and restores its state afterwards."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        torch.set_rng_state(state)

@@ -3,7 +3,7 @@
 Sizes follow from `data.transforms` and `data.image_size`. Images keep their type; the model normalises them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
@@ -104,9 +104,10 @@ def usable_values(sample: Sample, types: Types) -> Values:
     crowds, and boxes without area. Raises DataError as `checked_values`.
     """
     size, values = image_size(sample), checked_values(sample, types)
-    usable = [types[key].usable(value, size) for key, value in values.items() if types[key].per == "object"]
+    usable = (types[key].usable(value, size) for key, value in values.items() if types[key].per == "object")
+    masks = [mask for mask in usable if mask is not None]
     values = {key: types[key].clip(value, size) for key, value in values.items() if not types[key].truth_only}
-    return selected(values, types, _all_of(usable))
+    return selected(values, types, np.logical_and.reduce(masks) if masks else None)
 
 
 def checked_values(sample: Sample, types: Types) -> Values:
@@ -153,11 +154,6 @@ def as_numpy(value: Any) -> Any:
 def as_tensor(value: Any) -> Any:
     """Returns arrays as tensors, other values unchanged."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _all_of(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    usable = [mask for mask in masks if mask is not None]
-    return np.logical_and.reduce(usable) if usable else None
 
 
 def finished(pixels: np.ndarray, sample: Sample, values: Values, original_size: Size, canvas: Size | None) -> Sample:
