@@ -50,20 +50,17 @@ def value_map_panels(
 
 
 def _maps(prediction: np.ndarray, depth_truth: np.ndarray | None, unit: str, inverse: bool) -> dict[str, ColoredMap]:
-    caption = "prediction"
-    if inverse and depth_truth is None:
+    if depth_truth is None and inverse:
         return {"relative inverse depth": _inverse_map(prediction)}
-    if inverse and depth_truth is not None:
-        prediction, caption = _aligned(prediction, depth_truth), "prediction, aligned"
-    near, far = _range(prediction if depth_truth is None else depth_truth)
-    maps = {caption: _value_map(prediction, near, far, unit)}
     if depth_truth is None:
-        return maps
-    return (
-        {"truth": _value_map(depth_truth, near, far, unit)}
-        | maps
-        | {"relative error": _error_map(prediction, depth_truth)}
-    )
+        return {"prediction": _value_map(prediction, *_range(prediction), unit)}
+    prediction = _aligned(prediction, depth_truth) if inverse else prediction
+    limits = _range(depth_truth)
+    return {
+        "truth": _value_map(depth_truth, *limits, unit),
+        f"prediction{', aligned' if inverse else ''}": _value_map(prediction, *limits, unit),
+        "relative error": _error_map(prediction, depth_truth),
+    }
 
 
 def _valid(depth: np.ndarray) -> np.ndarray:

@@ -25,9 +25,8 @@ def sums_by_distance(p: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 def distance_table(images: Iterable[np.ndarray]) -> Table:
     """One row per interval with pixels: AbsRel, RMSE and the bias, the mean of p - g."""
-    rows: list[list[str | int | float]] = [["distance", "pixels", "AbsRel", "RMSE", "bias"]]
-    rows += [[f"{EDGES[n]:g} to {EDGES[n + 1]:g}", pixels, *errors] for n, pixels, errors in _by_interval(images)]
-    return rows
+    rows: Table = [[f"{EDGES[n]:g} to {EDGES[n + 1]:g}", count, *errors] for n, count, errors in _by_interval(images)]
+    return [["distance", "pixels", "AbsRel", "RMSE", "bias"], *rows]
 
 
 def distance_plots(images: Iterable[np.ndarray]) -> dict[str, Plot]:

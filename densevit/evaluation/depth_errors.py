@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from math import fsum
 from typing import NamedTuple
 
 import numpy as np
@@ -219,7 +220,7 @@ class DepthErrors(Evaluator):
                 stacklevel=2,
             )
         by_image = [_metrics([sums]) for sums in images]
-        values = [_mean(column) for column in zip(*by_image, strict=True)] or [math.nan] * len(self._names)
+        values = [fsum(column) / len(column) for column in zip(*by_image, strict=True)] or [math.nan] * len(self._names)
         metrics = dict(zip(self._names, values, strict=True))
         if self.per_pixel:
             pooled = _metrics(images) if images else values
@@ -244,18 +245,12 @@ class DepthErrors(Evaluator):
 
 
 def _metrics(images: Sequence[np.ndarray]) -> list[float]:
-    """The metrics over the pixels of all `images`, in the order of `DepthErrors._names`."""
-    pixels, *sums, spread, _ = (_sum(column) for column in zip(*(image[:8].tolist() for image in images), strict=True))
+    """The metrics over the pixels of all `images`, in the order of `DepthErrors._names`. Sums are exact: the order
+    of images does not matter."""
+    pixels, *sums, spread, _ = (fsum(column) for column in zip(*(image[:8].tolist() for image in images), strict=True))
     abs_rel, sq_rel, square, log_square, log10 = (total / pixels for total in sums)
-    mean = _sum(image[0] * image[7] for image in images) / pixels
-    spread += _sum(image[0] * (image[7] - mean) ** 2 for image in images)  # of the images' means
-    deltas = [_sum(column) / pixels for column in zip(*(image[8:].tolist() for image in images), strict=True)]
+    mean = fsum(image[0] * image[7] for image in images) / pixels
+    spread += fsum(image[0] * (image[7] - mean) ** 2 for image in images)  # of the images' means
+    deltas = [fsum(column) / pixels for column in zip(*(image[8:].tolist() for image in images), strict=True)]
     roots = [math.sqrt(square), math.sqrt(log_square)]
     return [abs_rel, sq_rel, *roots, log10, math.sqrt(spread / pixels), *deltas]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return _sum(values) / len(values)
-
-
-_sum = math.fsum  # exact, so the order of images does not matter

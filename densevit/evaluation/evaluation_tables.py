@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from densevit.evaluation.metrics_file import by_head, number, overall
+from densevit.evaluation.metrics_file import number
 from densevit.evaluation.metrics_table import metrics_table
 from densevit.interfaces import Table as Rows
 from densevit.terminal import table
@@ -23,10 +23,8 @@ def evaluation_tables(
 
     A table "classes" replaces the metrics of single classes. notes: a line below the table, by head.
     """
-    shown: dict[str, float] = {}
-    for head, values in by_head(metrics).items():
-        kept = overall(values) if "classes" in tables.get(head, {}) else values
-        shown |= {f"{head}/{name}" if head else name: value for name, value in kept.items()}
+    with_classes = {head for head, head_tables in tables.items() if "classes" in head_tables}
+    shown = {x: metrics[x] for x in metrics if x.count("/") < 2 or x.partition("/")[0] not in with_classes}
     parts: list[RenderableType] = [metrics_table(shown)]
     for head, head_tables in tables.items():
         for name, rows in head_tables.items():
@@ -42,12 +40,7 @@ def comparison_table(model: Mapping[str, float], file: Mapping[str, float], data
 
     data: the data set of both evaluations; None: unknown.
     """
-    names = [
-        f"{head}/{name}" if head else name
-        for head, head_metrics in by_head(model).items()
-        for name in overall(head_metrics)
-    ]
-    pairs = ((name, model[name], file.get(name, math.nan)) for name in names)
+    pairs = ((name, value, file.get(name, math.nan)) for name, value in model.items() if name.count("/") < 2)
     rows = [[Text(name, "cyan"), *(Text(number(x)) for x in (a, b, b - a))] for name, a, b in pairs]
     title = f"Evaluation on {data}" if data else "Evaluation"
     return Group(Text(title, "bold"), table(rows, ["", "model", "file", "difference"], right=range(1, 4)))

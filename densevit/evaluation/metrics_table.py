@@ -1,5 +1,6 @@
 """Metrics as tables for the terminal."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group
@@ -24,10 +25,8 @@ def metrics_table(metrics: Mapping[str, float]) -> Group:
     """
     heads = by_head(metrics)
     summary = {head: overall(values) for head, values in heads.items()}
-    if len(heads) == 1:
-        tables = [_grid(head, values, METRICS_PER_ROW) for head, values in summary.items()]
-    else:
-        tables = [_head_table(summary)]
+    grids = [_grid(head, values, METRICS_PER_ROW) for head, values in summary.items()]
+    tables = grids if len(heads) == 1 else [_head_table(summary)]
     for head, values in heads.items():
         for by_metric in by_class(values):
             if len(by_metric) == 1:
@@ -79,12 +78,9 @@ def _head_table(heads: Mapping[str, Mapping[str, float]]) -> Table:
 def _fitting_pairs(groups: Sequence[Mapping[str, float]], most: int, room: int) -> int:
     """The number of pairs of name and value per row that fit into `room` characters without wrapping; at least 1."""
     for pairs in range(most, 1, -1):
-        names, numbers = [0] * pairs, [0] * pairs
-        for values in groups:
-            for index, (name, value) in enumerate(values.items()):
-                names[index % pairs] = max(names[index % pairs], len(name))
-                numbers[index % pairs] = max(numbers[index % pairs], len(number(value)))
-        if sum(names) + sum(numbers) + 2 * (2 * pairs - 1) <= room:
+        rows = (row for values in groups for row in _pair_rows(values, pairs))
+        widths = (max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue=Text()))
+        if sum(widths) + 2 * (2 * pairs - 1) <= room:
             return pairs
     return 1
 

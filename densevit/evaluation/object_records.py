@@ -90,7 +90,7 @@ class ImageRecord(NamedTuple):
 def joined(records: Sequence[ImageRecord], kind: type[ObjectRecords]) -> Any:
     """Concatenates images, to a `kind`."""
     batches = [record.batch for record in records]
-    detections, truths = ([_rows(getattr(x, key), n) for x, n in records] for key in ("detections", "truths"))
+    detections, truths = ([slice(*getattr(x, key)[n : n + 2]) for x, n in records] for key in ("detections", "truths"))
     images = [slice(n, n + 1) for _, n in records]
     columns: dict[str, Any] = {}
     for name, empty in kind.empty().items():
@@ -107,10 +107,6 @@ def joined(records: Sequence[ImageRecord], kind: type[ObjectRecords]) -> Any:
 def first_rows(counts: Iterable[int]) -> list[int]:
     """The first row of each image and the end, from the numbers of rows."""
     return [*accumulate(counts, initial=0)]
-
-
-def _rows(first: Sequence[int], number: int) -> slice:
-    return slice(first[number], first[number + 1])
 
 
 def unlabelled(detections: Sequence[int], labels: np.ndarray, truths: Sequence[Targets]) -> np.ndarray:

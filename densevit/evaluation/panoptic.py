@@ -139,9 +139,11 @@ class Panoptic(Evaluator):
     def compute(self, records: Sequence[PanopticRecord]) -> dict[str, float]:
         """The metrics: fractions 0 ... 1, nan if undefined."""
         by_class = self._qualities(records)
-        metrics: dict[str, float] = {}
-        for suffix, (_, group) in zip(("", "_th", "_st"), self._groups(), strict=True):
-            metrics |= {f"{name}{suffix}": value for name, value in means([by_class[n] for n in group]).items()}
+        metrics = {
+            f"{name}{suffix}": value
+            for suffix, (_, group) in zip(("", "_th", "_st"), self._groups(), strict=True)
+            for name, value in means([by_class[n] for n in group]).items()
+        }
         metrics |= {f"PQ/{c.name}": quality.pq for c, quality in zip(self.classes, by_class, strict=True)}
         stuff = {f"mask_AP/{c.name}" for c in self.classes if not c.thing}
         for evaluator, parts in self._tasks(records):

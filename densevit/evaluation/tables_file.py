@@ -46,10 +46,10 @@ def write_tables(
     if used:
         (folder / THRESHOLDS).write_text(json.dumps(used) + "\n", encoding="utf-8")
     plots = {
-        head: {name: asdict(plot) for name, plot in evaluator.plots(evaluator.records).items()}
+        head: {name: asdict(plot) for name, plot in head_plots.items()}
         for head, evaluator in evaluators.items()
+        if (head_plots := evaluator.plots(evaluator.records))
     }
-    plots = {head: head_plots for head, head_plots in plots.items() if head_plots}
     if plots:
         (folder / PLOTS).write_text(json.dumps(plots) + "\n", encoding="utf-8")
 

@@ -48,13 +48,14 @@ def warn_of_unused_windows(
     """
     windowed = [options for options in inference.values() if options.window is not None]
     resized = [(size if resize is None else resize.size_of(*size)) for size in sizes]
-    if not windowed or not resized:
+    is_larger = any(
+        round(max(options.scales) * side) > most
+        for options in windowed
+        for size in resized
+        for side, most in zip(size, options.window_sides or size, strict=True)
+    )
+    if not windowed or not resized or is_larger:
         return
-    for options in windowed:
-        window, scale = options.window_sides, max(options.scales)
-        assert window is not None
-        if any(round(scale * side) > most for size in resized for side, most in zip(size, window, strict=True)):
-            return
     largest = max(resized, key=lambda size: size[0] * size[1])
     fix = "Fix: use a smaller window" + ("." if resize is None else ", or image_size source (no resizing).")
     windows = " and ".join(dict.fromkeys(_shown(options.window_sides) for options in windowed))

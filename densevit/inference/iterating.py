@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.data.loading.batch_sampler import collate
 from densevit.data.transforms.sample_resizing import EvaluationTransform
@@ -161,11 +162,8 @@ def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predic
     batch = collate(samples, model.size_divisor, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.device)
-    by_head = model.infer(batch)
-    return [
-        {head: {key: _on_cpu(value) for key, value in images[i].items()} for head, images in by_head.items()}
-        for i in range(len(samples))
-    ]
+    by_head = tree_map_only(Tensor, Tensor.cpu, model.infer(batch))
+    return [{head: images[i] for head, images in by_head.items()} for i in range(len(samples))]
 
 
 @contextmanager
@@ -182,7 +180,3 @@ def evaluation_mode(model: InferenceModel) -> Iterator[None]:
         model.train(was_training)
         for module, mode in modes.items():
             module.training = mode
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value

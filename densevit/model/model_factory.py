@@ -111,10 +111,7 @@ def create_neck(name: str, channels: Sequence[int], strides: Sequence[int], **op
         >>> densevit.create_neck("fpn", channels=[128, 256, 512], strides=[8, 16, 32], width=64).channels
         (64, 64, 64)
     """
-    neck: Neck = registry.create(
-        "necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}"
-    )
-    return neck
+    return registry.create("necks", name, tuple(channels), tuple(strides), options=options, where=f"neck {name!r}")
 
 
 def classes_by_head(

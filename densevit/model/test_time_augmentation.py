@@ -59,7 +59,7 @@ def predictions(
     model: MultiHeadModel, batch: Batch, options: InferenceSection, heads: Sequence[str]
 ) -> dict[str, list[Predictions]]:
     """The predictions of `heads`, one per image, in original pixels, averaged over windows, flips and scales."""
-    results: dict[str, list[Predictions]] = {name: [] for name in heads}
+    results = []
     grid = (batch["images"].shape[2], batch["images"].shape[3])
     for image, target in zip(batch["images"], batch["targets"], strict=True):
         h, w = map(int, target["size"])
@@ -67,9 +67,8 @@ def predictions(
         maps = ConcatenatedMaps(model, heads, options)
         views = [_view_maps(maps, image[:, :h, :w], scale, grid, options) for scale in options.scales]
         strips = resized(averaged(views, h, lockstep=options.window is not None), (h, w), (H, W))
-        for name, prediction in _decode(maps, strips, H).items():
-            results[name].append(prediction)
-    return results
+        results.append(_decode(maps, strips, H))
+    return {name: [by_head[name] for by_head in results] for name in heads}
 
 
 class ConcatenatedMaps:

@@ -34,11 +34,9 @@ def predictions(
 
     Predicts an image that fits into a window in one pass.
     """
-    results: dict[str, list[Predictions]] = {name: [] for name in heads}
-    for i, target in enumerate(batch["targets"]):
-        for name, prediction in _image_predictions(model, batch["images"][i], target, options, heads).items():
-            results[name].append(prediction)
-    return results
+    images = zip(batch["images"], batch["targets"], strict=True)
+    results = [_image_predictions(model, image, target, options, heads) for image, target in images]
+    return {name: [by_head[name] for by_head in results] for name in heads}
 
 
 def _image_predictions(

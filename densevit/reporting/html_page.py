@@ -82,10 +82,6 @@ class Table(PageElement):
     header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
 
-    @property
-    def has_header(self) -> bool:
-        return any(cell.text for cell in self.header)
-
 
 @dataclass
 class Cards(PageElement):

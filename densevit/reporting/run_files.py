@@ -90,11 +90,8 @@ def tables_of(run_dir: Path, heads: Sequence[str]) -> dict[str, dict[str, list[l
 
 def split_name(stem: str, heads: Sequence[str]) -> tuple[str, str]:
     """Splits NAME-HEAD into name and head."""
-    for head in heads:
-        if stem.endswith(f"-{head}"):
-            return stem.removesuffix(f"-{head}"), head
-    name, _, head = stem.partition("-")
-    return name, head
+    head = next((head for head in heads if stem.endswith(f"-{head}")), stem.partition("-")[2])
+    return stem.removesuffix(f"-{head}"), head
 
 
 def sorted_images(folder: Path, pattern: str = "*") -> list[Path]:

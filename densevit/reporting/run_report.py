@@ -15,7 +15,6 @@ from densevit.reporting.confusion_heat_map import confusion, read_confusion
 from densevit.reporting.curves import Points, read_curves
 from densevit.reporting.html_page import (
     Cards,
-    Cell,
     Code,
     Folded,
     Grid,
@@ -153,13 +152,8 @@ def _metrics(run_dir: Path, has_heads: bool, names: Sequence[str]) -> list[PageE
 
 def _class_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     """One row per class, one column per metric."""
-    names = next(iter(metrics.values()))
-    rows = [[Cell(name, left=True), *(_class_cell(classes[name]) for classes in metrics.values())] for name in names]
-    return Table([Cell("class", left=True), *map(Cell, metrics)], rows)
-
-
-def _class_cell(value: float) -> Cell:
-    return Cell(number(value), min(max(value, 0), 1) if value == value else 0)
+    rows = ([name, *(classes[name] for classes in metrics.values())] for name in next(iter(metrics.values())))
+    return table([["class", *metrics], *rows])
 
 
 def confusions(run_dir: Path, heads: Sequence[str]) -> dict[str, list[PageElement]]:
@@ -211,11 +205,10 @@ def is_class_metric(name: str) -> bool:
 
 def _in_order(curves: Mapping[str, Points]) -> list[tuple[str, Points]]:
     """The total loss, its terms, the metrics, then curves without a head, such as the learning rate."""
-
-    def order(name: str) -> tuple[bool, bool, bool]:
-        return "/" not in name, not name.startswith("train/"), name != "train/loss"
-
-    return sorted(curves.items(), key=lambda item: order(item[0]))
+    return sorted(
+        curves.items(),
+        key=lambda item: ("/" not in item[0], not item[0].startswith("train/"), item[0] != "train/loss"),
+    )
 
 
 def _extremes(run_dir: Path, heads: Sequence[str]) -> list[PageSection]:

@@ -157,5 +157,4 @@ def _shares(value: np.ndarray) -> np.ndarray:
 
 
 def _highest(scores: np.ndarray) -> list[int]:
-    order: list[int] = np.argsort(-scores, kind="stable")[:LISTED].tolist()
-    return order
+    return np.argsort(-scores, kind="stable")[:LISTED].tolist()

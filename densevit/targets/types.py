@@ -97,8 +97,7 @@ def create_target(name: str, **options: Any) -> TargetType:
         >>> densevit.create_target("semantic").per
         'pixel'
     """
-    target: TargetType = registry.create("targets", name, options=options, where=f"target {name!r}")
-    return target
+    return registry.create("targets", name, options=options, where=f"target {name!r}")
 
 
 def untyped_keys(targets: Mapping[str, Any], types: Mapping[str, TargetType]) -> list[str]:

@@ -93,8 +93,7 @@ def map_classes(
         used |= overrides.keys()
         if not trained or ([c.name for c in trained] == [c.name for c in data_classes] and not overrides):
             continue
-        mapping = _mapping(name, str(head.task), trained, data_classes, overrides)
-        mappings[name] = mapping
+        mappings[name] = mapping = _mapping(name, str(head.task), trained, data_classes, overrides)
         for task in [task for task, classes in dataset.classes.items() if tuple(classes) == data_classes]:
             if kept.setdefault(task, mapping.kept) != mapping.kept:
                 raise DataError(
