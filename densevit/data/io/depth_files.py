@@ -127,7 +127,7 @@ def open_exr() -> Any:
     try:
         import OpenEXR
     except ImportError:
-        raise DataError("EXR files need the package OpenEXR: pip install 'OpenEXR>=3.3'.") from None
+        raise DataError("EXR files need the package OpenEXR: pip install 'OpenEXR>=3.5'.") from None
     return OpenEXR
 
 
