@@ -47,10 +47,9 @@ def print_a_text() -> None:
     show("[red]", rich.get_console())
 
 
-ACTIONS = [read_a_list, run_a_command_beside_other_work, import_a_class, compile_a_model, print_a_text]
-
-
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    "action", [read_a_list, run_a_command_beside_other_work, import_a_class, compile_a_model, print_a_text]
+)
 def test_the_process_is_as_before(action: Callable[[], None], cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(cwd))])

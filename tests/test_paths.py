@@ -5,7 +5,6 @@ import inspect
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -169,29 +168,6 @@ def test_functions_expand_the_home_folder(name: str, home: Path) -> None:
 def test_results_of_images_in_the_home_folder_are_drawn(name: str, home: Path) -> None:
     drawn = [[(str(x.path), x.draw().tobytes()) for x in DRAWN[name](folder) if x] for folder in ("~", str(home))]
     assert drawn[0] and drawn[0] == drawn[1]
-
-
-SPLITS = ("train", "val")
-MAPS = {"images": "HOME/data/images/{split}", "labels": "HOME/data/labels/{split}"}
-LISTS = {split: f"HOME/data/{split}.txt" for split in SPLITS}
-DATA: dict[str, tuple[str, dict[str, Any]]] = {  # a data set and its options, outside of its root
-    "label_maps": ("label_maps", MAPS | {"list_file": "HOME/data/{split}.txt", "classes": ["a", "b"]}),
-    "patterns": ("label_maps", {key: f"{path}/*.png" for key, path in MAPS.items()} | {"classes": ["a", "b"]}),
-    "depth": ("depth", MAPS | {"valid": "HOME/data/labels/{split}"}),
-    "depth by split": ("depth", {key: {"train": path} for key, path in MAPS.items()} | {"list_file": LISTS}),
-    "image_folder": ("image_folder", {"images": "HOME/data/classes/{split}"}),
-    "coco": (
-        "coco",
-        {
-            key: {s: path.format(split=s) for s in SPLITS}
-            for key, path in {"annotations": "HOME/data/{split}.json", "images": MAPS["images"]}.items()
-        },
-    ),
-    "coco_panoptic": (
-        "coco_panoptic",
-        {"annotations": "HOME/data/panoptic_{split}.json", "segments": MAPS["images"], "images": MAPS["images"]},
-    ),
-}
 
 
 def test_every_path_of_a_public_function_is_in_the_list() -> None:

@@ -75,12 +75,6 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "s2_mlp": {"nano": {"variant": "nano", "patch_size": 8, "features": (1, 2)}},
     "vision_longformer": {"nano": {"variant": "nano", "window_size": 2}},
 }
-# One kind of each backbone is an integration test, the others are slow.
-KINDS = [
-    pytest.param(name, kind, id=f"{name} {kind}", marks=pytest.mark.slow if i else ())
-    for name, kinds in CASES.items()
-    for i, kind in enumerate(kinds)
-]
 
 
 def trained(**options: Any) -> Backbone:
@@ -102,7 +96,15 @@ def test_every_registered_backbone_is_a_case():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("name", "kind"), KINDS)
+# One kind of each backbone is an integration test, the others are slow.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, id=f"{name} {kind}", marks=pytest.mark.slow if i else ())
+        for name, kinds in CASES.items()
+        for i, kind in enumerate(kinds)
+    ],
+)
 def test_backbone_meets_the_interface(name, kind):
     """Features, gradients, precisions, checkpointing, export, saving: `densevit check backbone` lists the checks."""
     check_backbone(factory(name, kind))

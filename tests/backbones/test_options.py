@@ -62,21 +62,24 @@ def test_invalid_options_are_refused(name, options, facts):
 VIT_PARTS = {0: ["stem.projection.weight", "class_token", "position_table"], -1: ["norm.weight"]}
 MVIT_PARTS = {0: ["class_token", "positions.cells"], 4: ["stages.2.1.norm1.weight"], -1: ["feature_norms.0.weight"]}
 CVT_PARTS = {4: ["class_token", "embeddings.2.projection.weight"], 7: ["feature_norms.2.weight"]}
-DEPTHS = [
-    ("resnet", {"depth": 50}, 1 + 3 + 4 + 6 + 3, {0: ["conv1.weight"], -1: ["layer4.2.conv1.weight"]}),
-    # Patch merging has the depth of the block after it.
-    ("swin", {"variant": "nano"}, 1 + 6 + 1, {2: ["stages.1.0.norm.weight", "stages.1.1.norm1.weight"]}),
-    ("vit", {"variant": "nano", "features": (2, 3), "readout": "project"}, 1 + 3 + 1, VIT_PARTS),
-    ("vit", {"variant": "nano", "stem": "resnet", "features": (1, 2)}, 1 + (3 + 4 + 9) + 1 + 2 + 1, {}),
-    ("windowed_vit", {"features": (2, 5)}, 1 + 5 + 1, VIT_PARTS),
-    ("mvit", {"variant": "nano", "version": 1}, 1 + 6 + 1, MVIT_PARTS),
-    ("mit", {}, 1 + 8, {2: ["feature_norms.0.weight"], 3: ["patches.1.projection.weight"]}),
-    ("gtr", {}, 1 + 12, {0: ["stem.0.weight"], 12: ["blocks.11.mlp.contract.weight"]}),
-    ("cvt", {"variant": "nano"}, 1 + 7, CVT_PARTS),
-]
 
 
-@pytest.mark.parametrize(("name", "options", "count", "members"), DEPTHS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options", "count", "members"),
+    [
+        ("resnet", {"depth": 50}, 1 + 3 + 4 + 6 + 3, {0: ["conv1.weight"], -1: ["layer4.2.conv1.weight"]}),
+        # Patch merging has the depth of the block after it.
+        ("swin", {"variant": "nano"}, 1 + 6 + 1, {2: ["stages.1.0.norm.weight", "stages.1.1.norm1.weight"]}),
+        ("vit", {"variant": "nano", "features": (2, 3), "readout": "project"}, 1 + 3 + 1, VIT_PARTS),
+        ("vit", {"variant": "nano", "stem": "resnet", "features": (1, 2)}, 1 + (3 + 4 + 9) + 1 + 2 + 1, {}),
+        ("windowed_vit", {"features": (2, 5)}, 1 + 5 + 1, VIT_PARTS),
+        ("mvit", {"variant": "nano", "version": 1}, 1 + 6 + 1, MVIT_PARTS),
+        ("mit", {}, 1 + 8, {2: ["feature_norms.0.weight"], 3: ["patches.1.projection.weight"]}),
+        ("gtr", {}, 1 + 12, {0: ["stem.0.weight"], 12: ["blocks.11.mlp.contract.weight"]}),
+        ("cvt", {"variant": "nano"}, 1 + 7, CVT_PARTS),
+    ],
+    ids=str,
+)
 def test_depths_are_the_stem_and_the_blocks(name, options, count, members):
     with torch.device("meta"):
         backbone = densevit.create_backbone(name, **options)

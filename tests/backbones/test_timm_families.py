@@ -12,25 +12,26 @@ if TYPE_CHECKING:
     from densevit_backbones.timm import Timm
 
 
-# The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
-FAMILIES = [  # whether its input size is fixed, and which of its maps are resampled
-    ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32), False, ()),
-    ("mvitv2_tiny", {}, (4, 8, 16, 32), True, ()),
-    ("pit_ti_224", {}, (8, 16, 32), True, (0,)),
-    ("crossvit_9_240", {}, (12, 17), True, (1,)),
-    ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32), True, ()),
-    (
-        "hiera_tiny_224",
-        {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)},
-        (4, 8, 16, 32),
-        True,
-        (),
-    ),
-]
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(("name", "model_args", "strides", "fixed", "resampled"), FAMILIES, ids=lambda x: str(x)[:20])
+# The smallest published model of each, with fewer blocks where timm's constructor allows it, and the strides.
+@pytest.mark.parametrize(
+    ("name", "model_args", "strides", "fixed", "resampled"),
+    [  # whether its input size is fixed, and which of its maps are resampled
+        ("swinv2_tiny_window8_256", {"embed_dim": 48, "depths": (2, 2, 2, 1)}, (4, 8, 16, 32), False, ()),
+        ("mvitv2_tiny", {}, (4, 8, 16, 32), True, ()),
+        ("pit_ti_224", {}, (8, 16, 32), True, (0,)),
+        ("crossvit_9_240", {}, (12, 17), True, (1,)),
+        ("lambda_resnet26rpt_256", {}, (4, 8, 16, 32), True, ()),
+        (
+            "hiera_tiny_224",
+            {"embed_dim": 48, "num_heads": 1, "stages": (1, 1, 2, 1)},
+            (4, 8, 16, 32),
+            True,
+            (),
+        ),
+    ],
+    ids=lambda x: str(x)[:20],
+)
 def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, fixed, resampled):
     from densevit_backbones.timm import Timm
 

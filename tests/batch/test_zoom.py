@@ -16,10 +16,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-COMMANDS = [["--image-size", "128"], ["--image-size", "source"], ["--window", "48"]]
-
-
-@pytest.mark.parametrize("options", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [["--image-size", "128"], ["--image-size", "source"], ["--window", "48"]], ids=" ".join
+)
 def test_the_command_writes_parts_and_point_clouds(tmp_path, options):
     write_model(tmp_path / "run", MAPS)
     (tmp_path / "photos").mkdir()

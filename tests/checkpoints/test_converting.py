@@ -18,39 +18,6 @@ VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
 SETR, DPT, DPT_MAPS = {"name": "setr", "decoder": "naive"}, {"name": "dpt"}, {"name": "dpt_segmentation"}
 CITIES, OWN = segmentation_classes(19), segmentation_classes(2, ["road", "tree"])
 ADE = {"data.preset": "ade20k", "data.transforms.short_side": 512, "inference.window": 512, "inference.stride": 341}
-SETTINGS = [  # of SETR by the windows of its data, of DPT by the paper's code: layout, head, classes, values by key
-    ("mmseg-setr-naive", SETR, segmentation_classes(150), ADE),
-    (
-        "mmseg-setr-naive",
-        SETR,
-        CITIES,
-        {"data.preset": "cityscapes", "inference.window": 768, "data.transforms.short_side": None},
-    ),
-    (
-        "mmseg-setr-naive",
-        SETR,
-        OWN,
-        {"data.classes.0.name": "road", "data.classes.1.name": "tree", "inference.window": 512},
-    ),
-    (
-        "dpt-hybrid",
-        {**DPT, **NYU},
-        (),
-        {"data.preset": "nyu", "heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}},
-    ),
-    (
-        "dpt-hybrid",
-        {**DPT, **KITTI},
-        (),
-        {"heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}},
-    ),
-    (
-        "dpt-segmentation",
-        DPT_MAPS,
-        segmentation_classes(150),
-        {"data.transforms.short_side": 480, "inference.window": None},
-    ),
-]
 
 
 def value_at(values, key):
@@ -60,7 +27,42 @@ def value_at(values, key):
     return values
 
 
-@pytest.mark.parametrize(("layout", "head", "classes", "expected"), SETTINGS)
+@pytest.mark.parametrize(
+    ("layout", "head", "classes", "expected"),
+    [  # of SETR by the windows of its data, of DPT by the paper's code: layout, head, classes, values by key
+        ("mmseg-setr-naive", SETR, segmentation_classes(150), ADE),
+        (
+            "mmseg-setr-naive",
+            SETR,
+            CITIES,
+            {"data.preset": "cityscapes", "inference.window": 768, "data.transforms.short_side": None},
+        ),
+        (
+            "mmseg-setr-naive",
+            SETR,
+            OWN,
+            {"data.classes.0.name": "road", "data.classes.1.name": "tree", "inference.window": 512},
+        ),
+        (
+            "dpt-hybrid",
+            {**DPT, **NYU},
+            (),
+            {"data.preset": "nyu", "heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 10.0, "crop": "eigen"}},
+        ),
+        (
+            "dpt-hybrid",
+            {**DPT, **KITTI},
+            (),
+            {"heads.depth.evaluation": {"min_depth": 0.001, "max_depth": 80.0, "crop": "garg"}},
+        ),
+        (
+            "dpt-segmentation",
+            DPT_MAPS,
+            segmentation_classes(150),
+            {"data.transforms.short_side": 480, "inference.window": None},
+        ),
+    ],
+)
 def test_settings_are_those_of_the_layout_s_data(layout, head, classes, expected):
     task = "depth" if head["name"] == "dpt" else "segmentation"
     config = configs.from_mapping(

@@ -90,23 +90,29 @@ def test_a_backbone_is_pushed_and_is_the_backbone_of_a_model(hub: HubServer) -> 
 
 
 EXPECTED = "expected the name of a score"
-REFUSED = [  # repository, options, facts
-    (
-        "ann/streets",
-        {"token": ""},
-        r"ann/streets: not pushed \(.*401.*\)\. Fix: log in with `hf auth login`, or set HF_T",
-    ),
-    ("bob/streets", {}, r"bob/streets: not pushed \(.*403.*rights.*\)\. Fix: log in with"),
-    ("ann/public", {"private": True}, r"ann/public: not pushed: it is public\. Fix: make it private"),
-    ("streets", {}, r"'streets' is not a repository name\. Expected ORG/NAME"),
-    ("ann/a--b", {}, r"ann/a--b: not pushed \(.*--.*\)\. Fix: check the name"),
-    ("ann/streets", {"benchmarks": {"segmentation/AP": "a/b/c"}}, f"segmentation/AP: a/b/c: {EXPECTED}"),
-    ("ann/streets", {"benchmarks": {"segmentation/mIoU": "a/b"}}, "segmentation/mIoU: a/b: expected.*ORG/DATASET/TASK"),
-    ("ann/streets", {"benchmarks": {"segmentation/aAcc": "a/b/c"}}, f"segmentation/aAcc: a/b/c: {EXPECTED}"),
-]
 
 
-@pytest.mark.parametrize(("repository", "options", "facts"), REFUSED)
+@pytest.mark.parametrize(
+    ("repository", "options", "facts"),
+    [
+        (
+            "ann/streets",
+            {"token": ""},
+            r"ann/streets: not pushed \(.*401.*\)\. Fix: log in with `hf auth login`, or set HF_T",
+        ),
+        ("bob/streets", {}, r"bob/streets: not pushed \(.*403.*rights.*\)\. Fix: log in with"),
+        ("ann/public", {"private": True}, r"ann/public: not pushed: it is public\. Fix: make it private"),
+        ("streets", {}, r"'streets' is not a repository name\. Expected ORG/NAME"),
+        ("ann/a--b", {}, r"ann/a--b: not pushed \(.*--.*\)\. Fix: check the name"),
+        ("ann/streets", {"benchmarks": {"segmentation/AP": "a/b/c"}}, f"segmentation/AP: a/b/c: {EXPECTED}"),
+        (
+            "ann/streets",
+            {"benchmarks": {"segmentation/mIoU": "a/b"}},
+            "segmentation/mIoU: a/b: expected.*ORG/DATASET/TASK",
+        ),
+        ("ann/streets", {"benchmarks": {"segmentation/aAcc": "a/b/c"}}, f"segmentation/aAcc: a/b/c: {EXPECTED}"),
+    ],
+)
 def test_what_cannot_be_pushed_is_an_error_in_one_line_and_uploads_nothing(
     repository: str, options: dict[str, Any], facts: str, hub: HubServer, tmp_path: Path, environment
 ) -> None:

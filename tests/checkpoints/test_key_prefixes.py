@@ -50,13 +50,17 @@ def test_each_layout_is_read_below_prefixes_alone_and_beside_other_tensors():
         assert repr(prefix)[:4] in note and ("unlike.anything" in note) is bool(others)
 
 
-PAIRS = [
-    *[(average, raw) for average in ("state_dict_ema", "model_ema", "ema_model", "ema") for raw in ("model", "net")],
-    *[("state_dict_ema", "state_dict"), ("model_ema", "state_dict"), ("ema", "module"), ("teacher", "student")],
-]
-
-
-@pytest.mark.parametrize(("average", "raw"), PAIRS)
+@pytest.mark.parametrize(
+    ("average", "raw"),
+    [
+        *[
+            (average, raw)
+            for average in ("state_dict_ema", "model_ema", "ema_model", "ema")
+            for raw in ("model", "net")
+        ],
+        *[("state_dict_ema", "state_dict"), ("model_ema", "state_dict"), ("ema", "module"), ("teacher", "student")],
+    ],
+)
 def test_the_average_is_read_and_both_are_named(average, raw, tmp_path):
     state = {"conv1.weight": torch.zeros(2), "fc.bias": torch.ones(3)}
     averaged = {key: tensor + 1 for key, tensor in state.items()}

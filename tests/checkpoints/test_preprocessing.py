@@ -13,16 +13,16 @@ def processor(mean=0.5, std=0.5, **rest):
     return {"do_rescale": True, "image_mean": [mean, mean + 0.1, mean], "image_std": [std, std, std + 0.1], **rest}
 
 
-PROCESSORS = [
-    processor(0.1, 0.4, rescale_factor=1 / 255, do_normalize=True),
-    processor(),
-    processor(123.7, 58.4, do_rescale=False),
-    processor(0.1, 0.8, rescale_factor=1 / 127.5, offset=True),
-    {"do_rescale": False, "do_normalize": False},
-]
-
-
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize(
+    "processor",
+    [
+        processor(0.1, 0.4, rescale_factor=1 / 255, do_normalize=True),
+        processor(),
+        processor(123.7, 58.4, do_rescale=False),
+        processor(0.1, 0.8, rescale_factor=1 / 127.5, offset=True),
+        {"do_rescale": False, "do_normalize": False},
+    ],
+)
 def test_transformers_processor_is_converted_exactly(processor):
     transforms = pytest.importorskip("transformers.image_transforms")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.float64)

@@ -75,11 +75,3 @@ def test_each_layout_is_compared_with_its_project_in_one_test(project):
     marks = [mark for page in pages for mark in re.findall(r"^@pytest\.mark\.parity\(([^)]*)\)", page, re.MULTILINE)]
     compared = [name for mark in marks for name in re.findall(r'"([^"]+)"', mark)]
     assert sorted(compared) == sorted({layout.name for layout in every()} - REFUSED - KEYS_ONLY)
-
-
-BROKEN = "[densevit.checkpoints]\nbroken-net = bl_broken:NET\nother-name = bl_whole:NET\nno-layout = bl_whole:Line\n"
-WHOLE = """
-    from densevit.interfaces import CheckpointLayout, Line
-
-    NET = CheckpointLayout("whole-net", ("stem.w",), (Line("stem.w", "conv.w"),), lambda tensors: {})
-    """

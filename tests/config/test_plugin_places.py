@@ -34,7 +34,6 @@ def value_at(values: Any, path: tuple[Any, ...]) -> Any:
     return values
 
 
-OBJECTS = [Net, Net(4), functools.partial(Net, width=4)]
 PLACES = sorted({path for path in places(Config) if path[0] != "optim" or len(path) == 1}, key=str)  # not the schedule
 
 
@@ -45,7 +44,7 @@ def test_the_schema_has_the_places_of_plugins():
 
 
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("plugin", OBJECTS, ids=["class", "instance", "partial"])
+@pytest.mark.parametrize("plugin", [Net, Net(4), functools.partial(Net, width=4)], ids=["class", "instance", "partial"])
 @pytest.mark.parametrize("path", PLACES, ids=str)
 def test_objects_stand_wherever_a_name_stands(path, plugin, named):
     values: Any = {"backbone": {"name": "b"}, "heads": {"x": {"name": "h"}}, "data": {"name": "d"}}

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -16,8 +15,6 @@ from densevit.interfaces import Class
 
 GREY = np.full((600, 600, 3), 128, np.uint8)
 MISSING = "\uffff"  # no character: fonts show their box for missing glyphs
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-OTHER = FONTS / "STIXGeneralBol.ttf"  # has Ⓐ and Ⓑ, which DejaVu Sans lacks
 
 
 @pytest.fixture

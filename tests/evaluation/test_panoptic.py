@@ -16,7 +16,6 @@ from tests.evaluation.coco_reference import Pairs, updated
 from tests.evaluation.evaluated import tables_of
 
 CLASSES = tuple(Class(f"class {n}", n + 10, (n, n, n), thing=n in (1, 2, 4)) for n in range(6))  # stuff: 0, 3, 5
-THINGS = tuple(c for c in CLASSES if c.thing)
 
 
 def panoptic_map(rng: np.random.Generator, size: tuple[int, int], rectangles: int, void: float) -> np.ndarray:

@@ -64,7 +64,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "linear": {"name": "linear", "features": [1]},
     "linear-depth": {"name": "linear_depth"},
 }
-MATRIX = [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
 
 
 def predictor_of(backbone: str, head: str) -> DenseModel:
@@ -104,7 +103,9 @@ def test_a_file_gives_the_models_outputs(tmp_path: Path, variant: Callable[..., 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "head", "suffix"), MATRIX)
+@pytest.mark.parametrize(
+    ("backbone", "head", "suffix"), [(backbone, head, ".onnx") for backbone in BACKBONES for head in HEADS]
+)
 def test_every_head_and_backbone_is_exported(backbone: str, head: str, suffix: str, tmp_path: Path):
     check(predictor_of(backbone, head), suffix, tmp_path)
 

@@ -14,22 +14,24 @@ from densevit_export.file_comparison import example_images
 from tests.small_models import CELLS, FOUR_MAPS, NAIVE, Cells, FourMaps, small_predictor
 
 IMAGES = [torch.from_numpy(example_images((60, 80), 1, 0)[0])]
-REFUSED = [  # head, file, options, facts
-    (NAIVE, "x.pt", {}, "NAME.onnx, NAME.pt2, NAME.tflite, NAME.pte or, for a page, a folder"),
-    (CELLS, "x.onnx", {"canvas": (80, 96)}, "canvas is 80x96; multiples of 32"),
-    (CELLS, "x.onnx", {"canvas": (96, 64)}, "canvas is 96x64; an image of 1000x1000 is resized to 96x96"),
-    (NAIVE, "x.pt2", {"resize": True}, r"x\.pt2: only ONNX files can resize.*NAME\.onnx"),
-    (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files support post-processing.*NAME\.onnx"),
-    (NAIVE, "x.onnx", {"threshold": 0.5}, "threshold: only files with post-processing select objects"),
-    (CELLS, "x.onnx", {"threshold": 2, "postprocess": True}, "threshold of 'x' is 2; a score from 0 to 1"),
-    (NAIVE, "x.pt2", {"int8": IMAGES}, r"x\.pt2: only ONNX files can be quantised"),
-    (NAIVE, "x.onnx", {"int8": IMAGES, "half": "fp16"}, "int8 and half are two precisions"),
-    (NAIVE, "x.onnx", {"half": "bf16"}, r"ONNX Runtime cannot run .* in bf16"),
-    (NAIVE, "x.onnx", {"half": "int4"}, "half is 'int4'; expected one of fp16, bf16"),
-]
 
 
-@pytest.mark.parametrize(("head", "file", "options", "facts"), REFUSED)
+@pytest.mark.parametrize(
+    ("head", "file", "options", "facts"),
+    [  # head, file, options, facts
+        (NAIVE, "x.pt", {}, "NAME.onnx, NAME.pt2, NAME.tflite, NAME.pte or, for a page, a folder"),
+        (CELLS, "x.onnx", {"canvas": (80, 96)}, "canvas is 80x96; multiples of 32"),
+        (CELLS, "x.onnx", {"canvas": (96, 64)}, "canvas is 96x64; an image of 1000x1000 is resized to 96x96"),
+        (NAIVE, "x.pt2", {"resize": True}, r"x\.pt2: only ONNX files can resize.*NAME\.onnx"),
+        (NAIVE, "x.pt2", {"postprocess": True}, r"x\.pt2: only ONNX files support post-processing.*NAME\.onnx"),
+        (NAIVE, "x.onnx", {"threshold": 0.5}, "threshold: only files with post-processing select objects"),
+        (CELLS, "x.onnx", {"threshold": 2, "postprocess": True}, "threshold of 'x' is 2; a score from 0 to 1"),
+        (NAIVE, "x.pt2", {"int8": IMAGES}, r"x\.pt2: only ONNX files can be quantised"),
+        (NAIVE, "x.onnx", {"int8": IMAGES, "half": "fp16"}, "int8 and half are two precisions"),
+        (NAIVE, "x.onnx", {"half": "bf16"}, r"ONNX Runtime cannot run .* in bf16"),
+        (NAIVE, "x.onnx", {"half": "int4"}, "half is 'int4'; expected one of fp16, bf16"),
+    ],
+)
 def test_files_and_options_that_do_not_fit_are_refused(
     head: dict[str, Any], file: str, options: dict[str, Any], facts: str, tmp_path: Path
 ):

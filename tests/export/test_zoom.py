@@ -1,7 +1,5 @@
 """Metres stay metres at every image size in exported files."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -9,15 +7,17 @@ import densevit
 from densevit.data.transforms.default import DefaultTransforms
 from tests.inference.zoomed_models import FOCAL, IMAGE, VALUE, check, predicted, write_model
 
-FILES: list[tuple[str, int | None, dict[str, Any]]] = [  # suffix, evaluation size if not the training's, options
-    (".onnx", None, {"canvas": (96, 128), "postprocess": True}),
-    (".onnx", 96, {"resize": True}),
-]
 KEYS = ("depth", "near", "canonical", "distances")  # divided, multiplied, by the focal length, of an object
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("suffix", "side", "options"), FILES)
+@pytest.mark.parametrize(
+    ("suffix", "side", "options"),
+    [  # suffix, evaluation size if not the training's, options
+        (".onnx", None, {"canvas": (96, 128), "postprocess": True}),
+        (".onnx", 96, {"resize": True}),
+    ],
+)
 def test_exported_files(tmp_path, suffix, side, options):
     write_model(tmp_path / "run", KEYS)
     predictor = densevit.load(tmp_path / "run")

@@ -19,7 +19,6 @@ from tests.heads.cases import CASES as HEADS
 from tests.heads.cases import CLASSES, batch_of, checked
 
 SIZES = ((160, 192), (192, 192), (170, 161), (222, 164), (163, 219), (190, 201))
-BATCHES = (2, 3, 2, 4, 2, 3)
 
 
 @pytest.mark.integration

@@ -179,16 +179,6 @@ def test_modules_of_other_libraries_are_wrapped_where_their_sizes_are_known():
     torch.testing.assert_close(model.backbone.mean, net.pretrained_cfg["mean"], rtol=0, atol=0)
 
 
-class Pairs(torch.utils.data.Dataset):
-    """(image, target), as torchvision's detection references have them."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Any:
-        return torch.zeros(3, 64, 64), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
-
-
 SGD = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)
 
 

@@ -75,14 +75,14 @@ def test_a_label_map_becomes_one_region_per_class(stand_in):
     assert np.array_equal(found.mask[0], semantic().numpy() == 0) and found.mask.sum() == 24
 
 
-REFUSED = [
-    (both()["depth"], "objects, label and panoptic maps; .*only depth"),
-    (two_detectors(), r"cars and people .*result\['cars'\]"),
-    (detection(), "pip install supervision"),
-]
-
-
-@pytest.mark.parametrize(("found", "facts"), REFUSED)
+@pytest.mark.parametrize(
+    ("found", "facts"),
+    [
+        (both()["depth"], "objects, label and panoptic maps; .*only depth"),
+        (two_detectors(), r"cars and people .*result\['cars'\]"),
+        (detection(), "pip install supervision"),
+    ],
+)
 def test_results_without_objects_and_missing_packages_are_refused(found, facts, stand_in, uninstalled):
     if "install" in facts:
         uninstalled("supervision")

@@ -22,15 +22,17 @@ from densevit.interfaces import (
 
 ROAD = Class("road", 7, (1, 2, 3), thing=False)
 KINDS = [kind for kind in vars(interfaces).values() if inspect.isclass(kind)]
-REQUIRED = [
-    (kind, function)
-    for kind in KINDS
-    for function in vars(kind).values()
-    if inspect.isfunction(function) and "NotImplementedError" in function.__code__.co_names
-]
 
 
-@pytest.mark.parametrize(("kind", "function"), REQUIRED)
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        (kind, function)
+        for kind in KINDS
+        for function in vars(kind).values()
+        if inspect.isfunction(function) and "NotImplementedError" in function.__code__.co_names
+    ],
+)
 def test_an_error_of_a_required_method_names_the_class_and_the_method(kind: type, function: Any):
     arguments = len(inspect.signature(function).parameters) - 1
     with pytest.raises(NotImplementedError, match=rf"^Part .*{function.__name__}"):

@@ -147,53 +147,53 @@ def test_label_maps_may_be_uint8():
     assert losses.dice(x.maps, x.labels.byte()) == losses.dice(x.maps, x.labels)
 
 
-WRONG: list[tuple[Callable[[SimpleNamespace], Any], str]] = [
-    (
-        lambda x: losses.hungarian(x.logits, x.boxes[..., :3], x.targets),
-        "boxes has the shape (2, 3, 7, 3); expected (L=2, targets=3, Q=7, coordinates=4).",
-    ),
-    (
-        lambda x: losses.HungarianLoss()(x.logits[0], x.boxes[0, :, :6], x.targets),
-        "boxes has the shape (3, 6, 4); expected (targets=3, Q=7, coordinates=4).",
-    ),
-    (
-        lambda x: losses.HungarianLoss()(x.logits, x.boxes, [{}, x.targets[0]]),
-        "logits has the shape (2, 3, 7, 5); expected (L=2, targets=2, Q, K).",
-    ),
-    (
-        lambda x: losses.hungarian(x.logits[0, 0], x.boxes[0, 0], x.targets),
-        "logits has the shape (7, 5); expected (L, targets=3, Q, K).",
-    ),
-    (
-        lambda x: losses.HungarianLoss()(x.logits, x.boxes, [x.targets[0], {}, x.targets[2]]),
-        "targets[1] has no size, by which boxes are divided. Fix: set it to the (height, width) of its image in "
-        "pixels; to (1, 1) for boxes in 0 ... 1.",
-    ),
-    (
-        lambda _: losses.HungarianLoss(classification="softmx"),  # type: ignore[arg-type]
-        "classification is 'softmx'. Did you mean 'softmax'? Known: focal, iou_aware, mal, softmax, varifocal, "
-        "varifocal_matched.",
-    ),
-    (
-        lambda x: losses.cross_entropy(x.maps, x.labels[:, None]),
-        "labels has the shape (3, 1, 5, 6); expected (B=3, H=5, W=6).",
-    ),
-    (lambda x: losses.dice(x.maps, x.labels.mT), "labels has the shape (3, 6, 5); expected (B=3, H=5, W=6)."),
-    (
-        lambda x: losses.gradient_matching(x.depth, x.depth.mT > 0),
-        "valid has the shape (3, 6, 5); expected (B=3, H=5, W=6).",
-    ),
-    *(
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
         (
-            lambda x, loss=loss: loss(x.prediction[:, None], x.depth),
-            "prediction has the shape (3, 1, 5, 6); expected (B=3, H=5, W=6).",
-        )
-        for loss in (losses.silog, losses.scale_and_shift_invariant, losses.robust_error)
-    ),
-]
-
-
-@pytest.mark.parametrize(("call", "message"), WRONG)
+            lambda x: losses.hungarian(x.logits, x.boxes[..., :3], x.targets),
+            "boxes has the shape (2, 3, 7, 3); expected (L=2, targets=3, Q=7, coordinates=4).",
+        ),
+        (
+            lambda x: losses.HungarianLoss()(x.logits[0], x.boxes[0, :, :6], x.targets),
+            "boxes has the shape (3, 6, 4); expected (targets=3, Q=7, coordinates=4).",
+        ),
+        (
+            lambda x: losses.HungarianLoss()(x.logits, x.boxes, [{}, x.targets[0]]),
+            "logits has the shape (2, 3, 7, 5); expected (L=2, targets=2, Q, K).",
+        ),
+        (
+            lambda x: losses.hungarian(x.logits[0, 0], x.boxes[0, 0], x.targets),
+            "logits has the shape (7, 5); expected (L, targets=3, Q, K).",
+        ),
+        (
+            lambda x: losses.HungarianLoss()(x.logits, x.boxes, [x.targets[0], {}, x.targets[2]]),
+            "targets[1] has no size, by which boxes are divided. Fix: set it to the (height, width) of its image in "
+            "pixels; to (1, 1) for boxes in 0 ... 1.",
+        ),
+        (
+            lambda _: losses.HungarianLoss(classification="softmx"),  # type: ignore[arg-type]
+            "classification is 'softmx'. Did you mean 'softmax'? Known: focal, iou_aware, mal, softmax, varifocal, "
+            "varifocal_matched.",
+        ),
+        (
+            lambda x: losses.cross_entropy(x.maps, x.labels[:, None]),
+            "labels has the shape (3, 1, 5, 6); expected (B=3, H=5, W=6).",
+        ),
+        (lambda x: losses.dice(x.maps, x.labels.mT), "labels has the shape (3, 6, 5); expected (B=3, H=5, W=6)."),
+        (
+            lambda x: losses.gradient_matching(x.depth, x.depth.mT > 0),
+            "valid has the shape (3, 6, 5); expected (B=3, H=5, W=6).",
+        ),
+        *(
+            (
+                lambda x, loss=loss: loss(x.prediction[:, None], x.depth),
+                "prediction has the shape (3, 1, 5, 6); expected (B=3, H=5, W=6).",
+            )
+            for loss in (losses.silog, losses.scale_and_shift_invariant, losses.robust_error)
+        ),
+    ],
+)
 def test_errors_name_the_argument(call: Callable[[SimpleNamespace], Any], message: str):
     with pytest.raises(densevit.DensevitError) as error:
         call(scene())

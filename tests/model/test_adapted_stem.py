@@ -18,7 +18,6 @@ NIR = ("red", "green", "blue", "nir")
 NEW = (("p", "q", "r"), NIR)
 KEPT = ("green", "red")
 FURTHER = [("vit", NEW[1]), *((family, NEW[0]) for family in ("resnet", "mvit", "timm"))]
-WALK = [("vit", NEW[0]), ("vit", KEPT), *(pytest.param(*row, marks=pytest.mark.integration) for row in FURTHER)]
 SETR = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["*"]}
 
@@ -62,7 +61,10 @@ def rate_of(model: DenseModel, name: str) -> float | None:
 # ---- a step ----
 
 
-@pytest.mark.parametrize(("family", "names"), WALK)
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [("vit", NEW[0]), ("vit", KEPT), *(pytest.param(*row, marks=pytest.mark.integration) for row in FURTHER)],
+)
 def test_a_step_trains_the_stem_exactly_if_it_was_adapted(family, names, tmp_path):
     """From weights of the whole model and of the backbone; with some depths, all depths, patterns, or LoRA frozen."""
     source = created({"name": family.partition(",")[0], **FAMILIES[family]})

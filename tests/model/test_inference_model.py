@@ -14,11 +14,6 @@ from densevit.model import DenseModel
 
 HEAD = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}
 OF_HEADS = ("heads", "necks", "log_variances", "classes", "score_thresholds", "target_types", "loss_weights")
-CHANNELS = (
-    Channels(("red", "green", "blue"), "float32", ((0.0, 100.0),) * 3, nodata=-1.0),
-    Channels(("a", "b", "c", "d", "e"), "uint16", ((0.0, 1000.0),) * 5, display=("c",)),
-    Channels(),
-)
 
 
 def _predictor(channels: Channels) -> DenseModel:
@@ -48,7 +43,15 @@ def _equal(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
 
 
-@pytest.mark.parametrize("channels", CHANNELS, ids=lambda channels: f"{len(channels.names)}-{channels.dtype}")
+@pytest.mark.parametrize(
+    "channels",
+    (
+        Channels(("red", "green", "blue"), "float32", ((0.0, 100.0),) * 3, nodata=-1.0),
+        Channels(("a", "b", "c", "d", "e"), "uint16", ((0.0, 1000.0),) * 5, display=("c",)),
+        Channels(),
+    ),
+    ids=lambda channels: f"{len(channels.names)}-{channels.dtype}",
+)
 @torch.no_grad()
 def test_a_part_of_a_model_is_that_model_with_fewer_heads(channels):
     model = _predictor(channels)

@@ -25,12 +25,6 @@ SURFACES = {"name": "setr", "decoder": "mla", "width": 16, "branch_width": 8, "a
 TRAINER = {"max_epochs": 2, "precision": "32", "accelerator": "cpu", "log_every": 1, "checkpoint_every": 1}
 LORA = {"rank": 2, "alpha": 6.0, "targets": ["*.qkv", "*.output"]}
 CLASSES = (Class("a", 1, (0, 0, 0)), Class("b", 2, (0, 0, 0)))
-BACKBONES: list[tuple[dict[str, Any], str]] = [
-    (VIT, "*"),
-    ({"name": "swin", "variant": "nano", "window_size": 4, "version": 2}, "*.qkv"),  # it reads qkv.weight
-    ({"name": "timm", "model": "beit_base_patch16_224", "image_size": 32,
-      "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3}}, "*.qkv"),  # it reads qkv.weight
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,7 +55,21 @@ def adapted(backbone: dict[str, Any], **lora: Any) -> tuple[DenseModel, dict[str
 
 
 @pytest.mark.parametrize(
-    ("backbone", "target"), BACKBONES, ids=lambda x: x.get("model", x["name"]) if isinstance(x, dict) else ""
+    ("backbone", "target"),
+    [
+        (VIT, "*"),
+        ({"name": "swin", "variant": "nano", "window_size": 4, "version": 2}, "*.qkv"),  # it reads qkv.weight
+        (
+            {
+                "name": "timm",
+                "model": "beit_base_patch16_224",
+                "image_size": 32,
+                "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3},
+            },
+            "*.qkv",
+        ),  # it reads qkv.weight
+    ],
+    ids=lambda x: x.get("model", x["name"]) if isinstance(x, dict) else "",
 )
 def test_merged_weights_compute_the_same_and_every_adapter_is_used(backbone, target):
     model, before = adapted(backbone, targets=[target])

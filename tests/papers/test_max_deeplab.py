@@ -15,7 +15,6 @@ from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_pano
 from tests.papers.small_models import attended, conv_norm, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
-COCO = [Class(str(i), i, (0, 0, 0), thing=i < 80) for i in range(133)]
 SIZE = (24, 20)
 
 

@@ -33,7 +33,6 @@ heads:
 data: {{name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 4, val_length: 2}}
 trainer: {{max_steps: 2, accelerator: cpu, precision: "32"}}
 """
-SEGMENTATION = "{surfaces: {name: setr, decoder: mla, width: 16, branch_width: 8, auxiliary: [], norm: group}}"
 
 
 @pytest.fixture(scope="module")

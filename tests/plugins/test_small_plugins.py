@@ -10,13 +10,11 @@ import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError
-from densevit.interfaces import Class
 from tests.training.runs import assert_same, weights, without_report
 
 pytestmark = pytest.mark.integration
 
 PACKAGES = ("lion", "zooms", "tokens")
-CLASSES = [Class(f"class {i}", i, (i, i, i)) for i in range(3)]
 SCENES = "data: {name: scenes, image_size: 64, batch_size: 2, num_workers: 0, train_length: 8, val_length: 2}"
 CONFIG = f"""
 seed: 0

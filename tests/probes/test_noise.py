@@ -26,11 +26,6 @@ def encode(images):
     return [torch.cat([F.avg_pool2d(x, 8), F.pixel_unshuffle(F.avg_pool2d(x, 4), 2)], 1)]
 
 
-def constant(reads):
-    """Reads no features."""
-    return 1.0
-
-
 def deviation(reads):
     """Grows with noise."""
     return float(reads(batch(1, 0)["images"])[0].std())

@@ -68,7 +68,6 @@ def test_a_plot_is_an_svg_file_of_its_own():
     assert "var(" not in svg and "prefers-color-scheme: dark" in svg  # other viewers than browsers know no variables
 
 
-SIDES = r"[ML] (\S+)", r"[ML] \S+ (\S+)"
 VALUES = {
     "none": [],
     "one": [3.0],

@@ -81,9 +81,6 @@ def tiny(tmp_path: Path) -> str:
     return "tiny.yaml"
 
 
-SIZES = ((40, 56), (33, 41))  # of the images of `folder`
-
-
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as after training with TINY, with random weights: config.yaml and model.safetensors."""

@@ -32,17 +32,20 @@ def _folder(tiny: str, tiny_run: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
 
 
-# PATH stands for each path of PATHS.
-ARGUMENTS = (
-    ("train", "--resume", "PATH"),
-    ("train", "tiny.yaml", "weights=PATH"),
-    ("predict", "PATH", "a.png"),
-    ("predict", "run", "PATH"),
-)
 PATHS = {LONG: "name too long", DEEP: "name too long", "file/x": "", "loop/x": ""}
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
+# PATH stands for each path of PATHS.
+@pytest.mark.parametrize(
+    "arguments",
+    (
+        ("train", "--resume", "PATH"),
+        ("train", "tiny.yaml", "weights=PATH"),
+        ("predict", "PATH", "a.png"),
+        ("predict", "run", "PATH"),
+    ),
+    ids=" ".join,
+)
 def test_invalid_path_is_refused(refused: Refused, arguments: tuple[str, ...]) -> None:
     """A name and a path that are too long, a path under a file and under a link to itself."""
     for path, says in PATHS.items():

@@ -31,14 +31,14 @@ OF_MIX: dict[str, tuple[list[str], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-CASES = [
-    pytest.param(config, *case, id=f"{name}, {title}")
-    for name, config, cases in (("scenes", TINY, OF_SCENES), ("mix", MIX, OF_MIX), ("coco", "", OF_COCO))
-    for title, case in cases.items()
-]
-
-
-@pytest.mark.parametrize(("config", "options", "says"), CASES)
+@pytest.mark.parametrize(
+    ("config", "options", "says"),
+    [
+        pytest.param(config, *case, id=f"{name}, {title}")
+        for name, config, cases in (("scenes", TINY, OF_SCENES), ("mix", MIX, OF_MIX), ("coco", "", OF_COCO))
+        for title, case in cases.items()
+    ],
+)
 def test_invalid_option_is_refused(config, options, says, refused, tmp_path):
     if config:
         (tmp_path / "tiny.yaml").write_text(config)

@@ -126,19 +126,18 @@ def test_checkpoint_is_not_accepted_as_a_run(tmp_path: Path, tiny_run: Path, ref
 # ---- containers, and JSON beside weights ----
 
 
-PROCESSOR, INDEX = "hub/preprocessor_config.json", "hub/model.safetensors.index.json"
-CONTENTS: tuple[tuple[str, bytes | str, str], ...] = (
-    ("x.pth", saved({"model": {"model": {}}}), "no state dict, but a dict of the keys model"),
-    ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
-    (INDEX, DEEP, "not an index of shards"),
-    (INDEX, '{"weight_map": 5}', "not an index of shards"),
-    (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "No such file or directory: 'hub/b.safetensors'"),
-)
+INDEX = "hub/model.safetensors.index.json"
 
 
 @pytest.mark.parametrize(
     ("file", "content", "says"),
-    CONTENTS,
+    (
+        ("x.pth", saved({"model": {"model": {}}}), "no state dict, but a dict of the keys model"),
+        ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
+        (INDEX, DEEP, "not an index of shards"),
+        (INDEX, '{"weight_map": 5}', "not an index of shards"),
+        (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "No such file or directory: 'hub/b.safetensors'"),
+    ),
     ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else str(value)[:40],
 )
 def test_invalid_weights_are_refused(

@@ -8,7 +8,6 @@ import pytest
 
 import densevit
 from densevit.cli import main
-from densevit.data.data_splits import DataSplits
 from tests.data.undivided_sets import label_maps
 
 MESSAGE = r"12 of the 12 images of the split 'val' are also in 'train': .*Fix: .*data\.allow_overlap=true"
@@ -55,18 +54,3 @@ def test_a_plain_trainer_names_shared_files_unless_it_overfits(options, section)
     else:
         with pytest.raises(densevit.DataError, match=MESSAGE):
             trainer.fit(module, data)
-
-
-class Files(densevit.Dataset):
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def image_files(self) -> list[str]:
-        return [*map(str, self.paths)]
-
-
-def splits(train: list[Path], val: list[Path]) -> DataSplits:
-    data = DataSplits(densevit.config.section("data", {"name": "scenes"}, "test"), 0, 8)
-    data.use_split("train", Files(train))
-    data.use_split("val", Files(val))
-    return data

@@ -75,15 +75,17 @@ def test_allowed_patterns_and_excluded_tensors_are_reported_without_raising():
 
 # ---- tables of positions ----
 
-CASES = [
-    ("swin", {"variant": "nano", "window_size": 7}, {"window_size": 12}, 6),
-    ("vit", {"variant": "nano", "image_size": 224}, {"image_size": 320}, 1),
-    ("mvit", {"variant": "nano", "image_size": 96}, {"image_size": 160}, 12),
-    ("mvit", {"variant": "nano", "version": 1, "image_size": 96}, {"image_size": 160}, 1),
-]
 
-
-@pytest.mark.parametrize(("name", "options", "other", "tables"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options", "other", "tables"),
+    [
+        ("swin", {"variant": "nano", "window_size": 7}, {"window_size": 12}, 6),
+        ("vit", {"variant": "nano", "image_size": 224}, {"image_size": 320}, 1),
+        ("mvit", {"variant": "nano", "image_size": 96}, {"image_size": 160}, 12),
+        ("mvit", {"variant": "nano", "version": 1, "image_size": 96}, {"image_size": 160}, 1),
+    ],
+    ids=str,
+)
 @torch.no_grad()
 def test_tables_are_resized_with_a_report_line_each(name, options, other, tables):
     old, new = (densevit.create_backbone(name, **one).eval() for one in (options, {**options, **other}))

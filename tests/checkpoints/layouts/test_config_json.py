@@ -15,30 +15,39 @@ HEAD = "heads.detection"
 HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
 DENOISED = {f"{HEAD}.num_queries": 500, f"{HEAD}.contrastive_denoising": 50}
 DPT = {"model_type": "dpt", "backbone_out_indices": [2, 5, 8, 11]}
-READ = [  # layout, transformers' config and its options, our options
-    (
-        "transformers-deformable-detr",
-        "DeformableDetrConfig",
-        {**HEADS, "encoder_n_points": 2, "decoder_n_points": 2, "dilation": True, "with_box_refine": True,
-         "two_stage": True, "two_stage_num_proposals": 500},
-        {"backbone.dilation": True, f"{HEAD}.num_points": 2, f"{HEAD}.num_queries": 500},
-    ),
-    (
-        "transformers-rtdetrv2",
-        "RTDetrV2Config",
-        {**HEADS, "decoder_n_points": 2, "num_queries": 500, "num_denoising": 50, "decoder_method": "discrete"},
-        {**DENOISED, f"{HEAD}.num_points": 2, f"{HEAD}.sampling": "discrete"},
-    ),
-    (
-        "transformers-dfine",
-        "DFineConfig",
-        {**HEADS, "num_queries": 500, "num_denoising": 50, "reg_scale": 8.0},
-        {**DENOISED, f"{HEAD}.reg_scale": 8.0, f"{HEAD}.num_points": (4, 4, 4)},
-    ),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("layout", "kind", "given", "expected"), READ)
+@pytest.mark.parametrize(
+    ("layout", "kind", "given", "expected"),
+    [
+        (
+            "transformers-deformable-detr",
+            "DeformableDetrConfig",
+            {
+                **HEADS,
+                "encoder_n_points": 2,
+                "decoder_n_points": 2,
+                "dilation": True,
+                "with_box_refine": True,
+                "two_stage": True,
+                "two_stage_num_proposals": 500,
+            },
+            {"backbone.dilation": True, f"{HEAD}.num_points": 2, f"{HEAD}.num_queries": 500},
+        ),
+        (
+            "transformers-rtdetrv2",
+            "RTDetrV2Config",
+            {**HEADS, "decoder_n_points": 2, "num_queries": 500, "num_denoising": 50, "decoder_method": "discrete"},
+            {**DENOISED, f"{HEAD}.num_points": 2, f"{HEAD}.sampling": "discrete"},
+        ),
+        (
+            "transformers-dfine",
+            "DFineConfig",
+            {**HEADS, "num_queries": 500, "num_denoising": 50, "reg_scale": 8.0},
+            {**DENOISED, f"{HEAD}.reg_scale": 8.0, f"{HEAD}.num_points": (4, 4, 4)},
+        ),
+    ],
+)
 def test_options_of_detectors_are_read_from_the_config(layout, kind, given, expected):
     import transformers
 

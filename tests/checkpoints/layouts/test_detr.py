@@ -21,11 +21,10 @@ from tests.weights.loading import built
 pytestmark = pytest.mark.integration
 
 
-ORIGINALS = ["detr", "detr-learned", "detr-panoptic", "deformable-detr", "deformable-detr-two-stage"]
-
-
 @pytest.mark.parity("detr", "detr-panoptic", "deformable-detr")
-@pytest.mark.parametrize("original", ORIGINALS)
+@pytest.mark.parametrize(
+    "original", ["detr", "detr-learned", "detr-panoptic", "deformable-detr", "deformable-detr-two-stage"]
+)
 @torch.no_grad()
 def test_outputs_are_those_of_the_original(original):
     shapes, expected = recorded(original)

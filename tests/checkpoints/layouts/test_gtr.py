@@ -19,7 +19,6 @@ CONSTANTS = (
     r"backbone.backbone._model.norm\.|decoder.(anchors|valid_mask|(decoder.)?(up|reg_scale))$|"
     r".*num_points_scale|decoder.enc_(score|bbox)_head\."
 )
-IMAGE = {"pixels": torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)}
 
 
 @pytest.fixture

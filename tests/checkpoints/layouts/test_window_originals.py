@@ -26,12 +26,6 @@ pytestmark = pytest.mark.integration
 
 RULES = ("per_axis", "both_axes", "dense")
 HEADS = {"decode_head.conv_seg.weight": torch.zeros(3, 8, 1, 1), "auxiliary_head.conv_seg.bias": torch.zeros(3)}
-CASES = [  # file, size, layout, rules that compute the same
-    ("microsoft-swin", "128x256", "microsoft-swin", {"both_axes"}),
-    ("microsoft-swinv2", "64x128", "microsoft-swinv2", {"both_axes"}),
-    ("microsoft-swin-dense", "160x136", "microsoft-swin-dense", {"per_axis", "both_axes", "dense"}),  # larger maps
-    ("microsoft-swin-dense", "40x72", "microsoft-swin-dense", {"dense"}),
-]
 
 
 @pytest.fixture
@@ -56,7 +50,16 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
 
 
 @pytest.mark.parity("microsoft-swin", "microsoft-swinv2", "microsoft-swin-dense")
-@pytest.mark.parametrize(("original", "size", "layout", "rules"), CASES, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("original", "size", "layout", "rules"),
+    [  # file, size, layout, rules that compute the same
+        ("microsoft-swin", "128x256", "microsoft-swin", {"both_axes"}),
+        ("microsoft-swinv2", "64x128", "microsoft-swinv2", {"both_axes"}),
+        ("microsoft-swin-dense", "160x136", "microsoft-swin-dense", {"per_axis", "both_axes", "dense"}),  # larger maps
+        ("microsoft-swin-dense", "40x72", "microsoft-swin-dense", {"dense"}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
 @torch.no_grad()
 def test_features_are_those_of_the_original(original, size, layout, rules, eight_channels):
     state, expected = recorded_swin(original, size)

@@ -14,7 +14,6 @@ FILES = {  # name: content beside the images, of which the first is a.jpg
     "images/focal.json": json.dumps({"a.jpg": 10, "b.jpg": 20}),
     "train.txt": "images/a.jpg labels/a.png 10\nimages/b.jpg labels/b.png 20.0\n",
 }
-STEREO = {"depth_type": "disparity", "stereo": {"baseline": 1.0, "focal": 7.0}}
 
 
 @pytest.fixture

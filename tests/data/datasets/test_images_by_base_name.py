@@ -13,19 +13,6 @@ from tests.data.datasets.conftest import opened
 from tests.recorded_warnings import recorded_warnings
 from tests.written_files import save_image, write_text
 
-ELSEWHERE = {  # by name in the json: the file in images/
-    "http://host:8080/data/upload/3/ab12-a.jpg": "ab12-a.jpg",
-    "http://host/data/upload/3/0a1b2c3d-a.jpg": "a.jpg",
-    "/data/local-files/?d=photos/a.jpg": "a.jpg",
-    "/data/local-files/?d=photos%2Fmy%20cat.jpg": "my cat.jpg",
-    "../photos/a.jpg": "a.jpg",
-    "../../elsewhere/a.jpg": "a.jpg",
-    "s3://bucket/x/a.jpg": "a.jpg",
-    "https://bucket.org/x/my%20cat.jpg?X-Date=1&Key=a/b": "my cat.jpg",
-    "/home/other/photos/a.jpg": "a.jpg",
-    "C:\\Users\\other\\a.jpg": "a.jpg",
-}
-
 
 def image(path: Path, shade: int = 0) -> Path:
     return save_image(path, np.full((20, 30, 3), shade, np.uint8))
@@ -46,7 +33,21 @@ def read(root: Path, **options: Any) -> tuple[Coco, list[str]]:
         return opened(Coco, "train", root=str(root), annotations=named, **options), messages
 
 
-@pytest.mark.parametrize(("name", "file"), ELSEWHERE.items())
+@pytest.mark.parametrize(
+    ("name", "file"),
+    {  # by name in the json: the file in images/
+        "http://host:8080/data/upload/3/ab12-a.jpg": "ab12-a.jpg",
+        "http://host/data/upload/3/0a1b2c3d-a.jpg": "a.jpg",
+        "/data/local-files/?d=photos/a.jpg": "a.jpg",
+        "/data/local-files/?d=photos%2Fmy%20cat.jpg": "my cat.jpg",
+        "../photos/a.jpg": "a.jpg",
+        "../../elsewhere/a.jpg": "a.jpg",
+        "s3://bucket/x/a.jpg": "a.jpg",
+        "https://bucket.org/x/my%20cat.jpg?X-Date=1&Key=a/b": "my cat.jpg",
+        "/home/other/photos/a.jpg": "a.jpg",
+        "C:\\Users\\other\\a.jpg": "a.jpg",
+    }.items(),
+)
 @pytest.mark.parametrize("options", [{}, {"images": "images"}])
 def test_the_file_of_the_base_name_is_read_with_a_line(name: str, file: str, options: dict[str, Any], tmp_path: Path):
     root = write(tmp_path / "set", name, "plain.jpg")

@@ -1,7 +1,5 @@
 """densevit/data/datasets/split_folders.py: the folder of a data set and its splits."""
 
-from typing import Any
-
 import pytest
 
 from densevit.data.dataset_builder import create_dataset
@@ -29,16 +27,17 @@ def test_a_misspelt_folder_suggests_the_nearest_and_a_file_is_no_missing_folder(
 
 ALL, BOTH, ONE = ("train", "val", "test"), ("train", "val"), ("train",)  # without val, train is divided
 
-CASES: list[tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
-    *(("image_folder", {}, ("{}/a", "{}/b"), splits) for splits in (ALL, ONE)),
-    *(("label_maps", {"classes": ["a", "b"]}, ("images/{}", "labels/{}"), splits) for splits in (ALL, ONE)),
-    *(("depth", {"scale": 0.001}, ("images/{}", "labels/{}"), splits) for splits in (ALL, BOTH)),
-    *(("images", {}, ("{}",), splits) for splits in (ALL, BOTH)),
-    *(("coco", {}, (), splits) for splits in (ALL, ONE)),
-]
 
-
-@pytest.mark.parametrize(("name", "options", "folders", "splits"), CASES)
+@pytest.mark.parametrize(
+    ("name", "options", "folders", "splits"),
+    [
+        *(("image_folder", {}, ("{}/a", "{}/b"), splits) for splits in (ALL, ONE)),
+        *(("label_maps", {"classes": ["a", "b"]}, ("images/{}", "labels/{}"), splits) for splits in (ALL, ONE)),
+        *(("depth", {"scale": 0.001}, ("images/{}", "labels/{}"), splits) for splits in (ALL, BOTH)),
+        *(("images", {}, ("{}",), splits) for splits in (ALL, BOTH)),
+        *(("coco", {}, (), splits) for splits in (ALL, ONE)),
+    ],
+)
 def test_a_split_that_does_not_exist_is_an_error_that_names_it(name, options, folders, splits, tmp_path, depth):
     for seed, split in enumerate(splits):
         images = [noise(10 * seed + i, 16, 16) for i in range(10)]

@@ -64,15 +64,17 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "channels first": (".npy", _npy_first),
     "png": (".png", _png),
 }
-CASES = [
-    *((kind, dtype, 5) for kind in ("interleaved", "planar", "pages") for dtype in ("uint8", "float32")),
-    *(("interleaved", dtype, 2) for dtype in ("int16", "float64")),
-    *(("png", "uint16", count) for count in (1, 3, 4)),
-    ("channels first", "uint16", 4),
-]
 
 
-@pytest.mark.parametrize(("kind", "dtype", "count"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "count"),
+    [
+        *((kind, dtype, 5) for kind in ("interleaved", "planar", "pages") for dtype in ("uint8", "float32")),
+        *(("interleaved", dtype, 2) for dtype in ("int16", "float64")),
+        *(("png", "uint16", count) for count in (1, 3, 4)),
+        ("channels first", "uint16", 4),
+    ],
+)
 def test_pixels_are_those_of_the_file(kind, dtype, count, tmp_path):
     suffix, write = WRITERS[kind]
     pixels, file = _image(dtype, count), tmp_path / f"a{suffix}"

@@ -153,13 +153,6 @@ def test_an_image_that_is_not_uint8_rgb_is_an_error():
         prepared(Unlike(make), train=False)[SampleKey(5, 0)]
 
 
-def extra(key: str, value: Any, provides: tuple[str, ...] = ()) -> Unlike:
-    """Noise with an additional target, declared in `provides` if that names it."""
-    dataset = Unlike(lambda image: image, **{key: value})
-    dataset.provides = provides
-    return dataset
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_resumes_after_consumed_not_prefetched_batches(num_workers):
     whole = train_loader(0)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from densevit.errors import ConfigError
-from densevit.interfaces import Window
 from densevit.set_prediction.transformer import Transformer
 from densevit_heads.parts.convolutions import RepVggBlock
 from densevit_heads.parts.hybrid_encoder import HybridEncoderOptions
@@ -38,10 +37,6 @@ def test_a_merged_block_is_one_convolution_with_equal_outputs(width: int):
     assert [type(m) for m in merged.modules() if not isinstance(m, nn.Sequential)] == [nn.Conv2d, nn.SiLU]
 
 
-HEIGHT, WIDTH = 48, 90
-BOXES = np.array([[3, 5, 25, 30], [40, 10, 88, 46], [60, 2, 64, 7]], np.float32)
-
-
 def test_stretch_has_one_size():
     stretch = Stretch((32, 64))
     assert stretch.evaluation_size(480, 640) == stretch.canvas == stretch.evaluation_canvas == (32, 64)
@@ -52,10 +47,3 @@ def test_stretch_has_one_size():
     assert frame.window == (0, 0, 48, 90) and frame.size == (32, 64)
     with pytest.raises(ConfigError, match=r"data\.image_size is missing"):
         Stretch(None)
-
-
-def statistics(windows: list[Window]) -> np.ndarray:
-    """The share of whole images; means and standard deviations of the edges, as shares of the sides."""
-    shares = np.array(windows, np.float64) / (HEIGHT, WIDTH, HEIGHT, WIDTH)
-    whole = np.mean([window == (0, 0, HEIGHT, WIDTH) for window in windows])
-    return np.array([whole, *shares.mean(0), *shares.std(0)])

@@ -23,7 +23,6 @@ LIMITS: list[dict[str, Any]] = [
     {}, {"limit_train_batches": 0.5}, {"limit_train_batches": 3}, {"limit_train_batches": 1}, {"overfit_batches": 2},
     {"fast_dev_run": 4},
 ]  # fmt: skip
-DATA = ("module", "module of steps", "loader")
 
 
 def check(kind: str, accumulate: int, **options: Any) -> None:
@@ -68,7 +67,7 @@ def check(kind: str, accumulate: int, **options: Any) -> None:
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize("kind", ("module", "module of steps", "loader"))
 def test_planned_steps_are_done(kind: str) -> None:
     cases = itertools.product(LIMITS, LENGTHS)  # each limit with 1 and with 3 batches a step
     for (limit, length), accumulate in zip(cases, itertools.cycle((1, 3)), strict=False):

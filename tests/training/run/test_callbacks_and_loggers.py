@@ -12,7 +12,6 @@ from densevit.config import TrainerSection
 from densevit.errors import ConfigError, PluginError
 from tests.training.runs import rows
 
-OWN = "tests.training.own_callbacks"
 STOPPING = "{name: pytorch_lightning.callbacks:EarlyStopping, monitor: detection/AP, mode: max, patience: 2"
 
 

@@ -131,10 +131,6 @@ def test_second_ctrl_c_exits_immediately_and_prints_how_to_resume(small, tmp_pat
 # ---- what does not stop a training ----
 
 
-def failing(*_: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
 def test_checkpoints_are_saved_by_steps_or_time(small: Path) -> None:
     assert [seconds_of(text) for text in ("30s", "5min", "1h")] == [30, 300, 3600]
     with pytest.raises(ConfigError, match="30s, 5min or 1h, not '5 minutes'"):

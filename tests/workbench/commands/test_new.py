@@ -141,12 +141,3 @@ def test_nothing_is_overwritten(tmp_path, run):
     for out, said in ((tmp_path, "own_net is not empty. Fix: name a new folder"), (file, "mine.txt is not a folder")):
         assert said in run("new", "backbone", "own-net", "--out", out, code=2)
     assert [*file.parent.iterdir()] == [file]
-
-
-PAGES = [
-    ("backbone mynet", "own-backbone", ("mynet/__init__.py", "configs/mynet.yaml")),
-    ("head myhead --task detr", "own-head", ("configs/myhead.yaml",)),
-    ("head fcn --task segmentation", "own-head", ("fcn/__init__.py", "configs/fcn.yaml")),
-    ("method mymethod", "own-method", ("mymethod/__init__.py",)),
-    ("task mytask", "own-target", ("configs/mytask.yaml",)),
-]

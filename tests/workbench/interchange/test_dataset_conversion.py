@@ -112,18 +112,20 @@ def test_yolo_boxes_and_polygons_become_pixels(tmp_path: Path):
 
 
 A_TXT = "labels/train/a.txt"
-WRONG = [
-    ("yolo", A_TXT, b"2 0.5 0.5 0.2 0.2", ("a.txt, line 1", "the class is 2", "0 to 1")),
-    ("yolo", A_TXT, b"0 30 10 20 20", ("a.txt, line 1", "30 is not within 0 ... 1")),
-    ("yolo", A_TXT, b"0 0.5 0.5 0.2 wide", ("a.txt, line 1", "'wide'")),
-    ("yolo", "data.yaml", None, ("class names", "data.yaml")),
-    ("yolo", "data.yaml", b"train: images/train\nval: nowhere\nnames: [cat, dog]\n", ("'nowhere' does not exist",)),
-    ("voc", "notes.txt", None, ("a.xml", "40 x 40", "a.jpg", "80 x 40")),
-]
 
 
 @pytest.mark.filterwarnings("ignore:.*text file")
-@pytest.mark.parametrize(("format", "file", "content", "facts"), WRONG)
+@pytest.mark.parametrize(
+    ("format", "file", "content", "facts"),
+    [
+        ("yolo", A_TXT, b"2 0.5 0.5 0.2 0.2", ("a.txt, line 1", "the class is 2", "0 to 1")),
+        ("yolo", A_TXT, b"0 30 10 20 20", ("a.txt, line 1", "30 is not within 0 ... 1")),
+        ("yolo", A_TXT, b"0 0.5 0.5 0.2 wide", ("a.txt, line 1", "'wide'")),
+        ("yolo", "data.yaml", None, ("class names", "data.yaml")),
+        ("yolo", "data.yaml", b"train: images/train\nval: nowhere\nnames: [cat, dog]\n", ("'nowhere' does not exist",)),
+        ("voc", "notes.txt", None, ("a.xml", "40 x 40", "a.jpg", "80 x 40")),
+    ],
+)
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, format: str, file: str, content: Any, facts: tuple[str, ...]):
     root = yolo(tmp_path / "in") if format == "yolo" else voc(tmp_path / "in", (40, 40))
     (root / file).unlink(missing_ok=True)

@@ -118,17 +118,17 @@ def test_unfinished_runs_are_left_out(runs: list[str], capsys):
     assert main(["report", "c", "--table", "md"]) == 2 and capsys.readouterr() == ("", f"{first}\n")
 
 
-INVALID = [
-    (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
-    (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
-    (["nothing"], "nothing: has none of config.yaml"),
-    (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
-    (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
-    (["a0", "--out", "a1"], "--out a1: is a folder. Expected a file, such as a1/table.md."),
-]
-
-
-@pytest.mark.parametrize(("given", "message"), INVALID)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a1", "again"], "again: has the config and the seed of a1, 1. Fix: name one of the two, or train with"),
+        (["by_hand"], "by_hand/config.yaml: is not the config of a run, with a seed, a backbone, data, and"),
+        (["nothing"], "nothing: has none of config.yaml"),
+        (["evaluated"], "evaluated: is the folder of an evaluation. Fix: name the folder of a run."),
+        (["damaged"], "damaged/metrics.json: expected metrics as a JSON object of numbers"),
+        (["a0", "--out", "a1"], "--out a1: is a folder. Expected a file, such as a1/table.md."),
+    ],
+)
 def test_invalid_input_is_an_error(given: list[str], message: str, runs: list[str], run):
     Path("nothing").mkdir()
     for name in ("again", "by_hand", "evaluated", "damaged"):

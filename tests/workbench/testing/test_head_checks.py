@@ -135,35 +135,40 @@ def failures(factory, skip=("export",), **options):
 
 FOUR_LEVELS = changed(init=four_levels)
 SEES_PADDING = changed(pooled=lambda _, head, x, mask: Sound.pooled(head, x, torch.zeros_like(mask)))
-BROKEN = [  # the checks that fail, and what fails them
-    ("construction", changed(required_targets="boxes")),
-    ("one_level equal_strides", FOUR_LEVELS),
-    (
-        "one_class",
-        changed(predict=lambda _, head, x, t: Sound.predict(head, {**x, "logits": x["logits"][..., :-1]}, t)),
-    ),
-    ("odd_sizes", changed(forward=whole_cells)),
-    ("loss_keys", changed(loss=missing_key)),
-    ("empty_targets", changed(loss=mean_over_nothing)),
-    ("unlabelled", changed(loss=loose_without_labels)),
-    ("partly_labelled", changed(loss=divided_by_batch)),
-    ("parameter_gradients", changed(init=lambda head, *_: setattr(head, "scale", nn.Parameter(torch.ones(()))))),
-    ("inputs_unchanged", changed(loss=scaled_targets)),
-    ("predictions", changed(predict=each(lambda p, t: {**p, "labels": p["labels"] + 1}))),
-    ("inside_image", changed(in_pixels=lambda boxes, *_: 1.5 * boxes)),
-    (
-        "original_pixels",
-        changed(in_pixels=lambda _, head, boxes, t: Sound.in_pixels(head, boxes, {"original_size": (16, 16)})),
-    ),
-    ("targets_unread", changed(predict=each(lambda p, t: {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)}))),
-    ("padding", SEES_PADDING),
-    ("batch_independence partly_labelled", changed(pooled=lambda x, *_: x - x.mean(0))),
-    ("determinism", changed(pooled=lambda x, *_: F.dropout(x, 0.5))),
-    ("class_rows", changed(class_rows=lambda _, head, name, rows: torch.arange(rows).view(len(head.classes), -1))),
-]
 
 
-@pytest.mark.parametrize(("checks", "broken"), BROKEN)
+@pytest.mark.parametrize(
+    ("checks", "broken"),
+    [  # the checks that fail, and what fails them
+        ("construction", changed(required_targets="boxes")),
+        ("one_level equal_strides", FOUR_LEVELS),
+        (
+            "one_class",
+            changed(predict=lambda _, head, x, t: Sound.predict(head, {**x, "logits": x["logits"][..., :-1]}, t)),
+        ),
+        ("odd_sizes", changed(forward=whole_cells)),
+        ("loss_keys", changed(loss=missing_key)),
+        ("empty_targets", changed(loss=mean_over_nothing)),
+        ("unlabelled", changed(loss=loose_without_labels)),
+        ("partly_labelled", changed(loss=divided_by_batch)),
+        ("parameter_gradients", changed(init=lambda head, *_: setattr(head, "scale", nn.Parameter(torch.ones(()))))),
+        ("inputs_unchanged", changed(loss=scaled_targets)),
+        ("predictions", changed(predict=each(lambda p, t: {**p, "labels": p["labels"] + 1}))),
+        ("inside_image", changed(in_pixels=lambda boxes, *_: 1.5 * boxes)),
+        (
+            "original_pixels",
+            changed(in_pixels=lambda _, head, boxes, t: Sound.in_pixels(head, boxes, {"original_size": (16, 16)})),
+        ),
+        (
+            "targets_unread",
+            changed(predict=each(lambda p, t: {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)})),
+        ),
+        ("padding", SEES_PADDING),
+        ("batch_independence partly_labelled", changed(pooled=lambda x, *_: x - x.mean(0))),
+        ("determinism", changed(pooled=lambda x, *_: F.dropout(x, 0.5))),
+        ("class_rows", changed(class_rows=lambda _, head, name, rows: torch.arange(rows).view(len(head.classes), -1))),
+    ],
+)
 def test_broken_head_fails_the_named_checks(checks, broken):
     assert failures(broken).keys() == set(checks.split())
 

@@ -99,15 +99,23 @@ def resized(self, outputs, size):
 
 
 ZOOMED = "undo_zoom(maps, 1.0) of "
-WRONG_MAPS = [
-    (having(Sound, maps=LinearSegmentation.maps), "not a DenseHead"),
-    (having(LinearSegmentation, maps=resized), "maps that are resized to a smaller size"),
-    (having(LinearSegmentation, read_maps=lambda _, x: {"semantic": x.argmin(1).byte()}), "semantic that differs be"),
-    (having(LinearDepth, undo_zoom=lambda _, maps, zoom: maps + zoom), ZOOMED + "(3, 1, 96, 128) that changes maps"),
-]
 
 
-@pytest.mark.parametrize(("broken", "found"), WRONG_MAPS)
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (having(Sound, maps=LinearSegmentation.maps), "not a DenseHead"),
+        (having(LinearSegmentation, maps=resized), "maps that are resized to a smaller size"),
+        (
+            having(LinearSegmentation, read_maps=lambda _, x: {"semantic": x.argmin(1).byte()}),
+            "semantic that differs be",
+        ),
+        (
+            having(LinearDepth, undo_zoom=lambda _, maps, zoom: maps + zoom),
+            ZOOMED + "(3, 1, 96, 128) that changes maps",
+        ),
+    ],
+)
 def test_maps_that_windows_cannot_average_fail(broken, found):
     failed = failures(broken)
     assert failed.keys() - {"exported_predictions"} == {"maps"} and found in failed["maps"]
