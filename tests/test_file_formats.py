@@ -90,16 +90,13 @@ def shards(folder: Path) -> Path:
     return folder / "train" / "index.npz"
 
 
-Reading = tuple[Callable[[Path], Path], Callable[[Path], object]]
-
-
 def resumed(path: Path) -> object:
     from densevit.training.run.resuming import RunCheckpoint
 
     return RunCheckpoint(path)
 
 
-READINGS: dict[str, Reading] = {
+READINGS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "densevit.config.yaml_io": (config, lambda path: densevit.config.load(path)),
     "densevit.weights.model_file": (model_file, lambda path: densevit.load(path)),
     "densevit.weights.translated_checkpoint": (

@@ -18,7 +18,6 @@ from densevit_papers.non_local import NonLocal
 from densevit_papers.sagan import SelfAttention
 from densevit_papers.sasa import StandAlone
 
-SMALL: dict[str, Any] = {"depth": 26, "width": 8}
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "resnet": {
         "groups": {"depth": 18, "norm": "group", "variant": "d"},
@@ -79,7 +78,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 
 def trained(**options: Any) -> Backbone:
     """Without the zeros that norms of Axial-ResNet have at first, with which features depend on few pixels."""
-    resnet: Backbone = registry.load("backbones", "attention_resnet")(**SMALL, **options)
+    resnet: Backbone = registry.load("backbones", "attention_resnet")(depth=26, width=8, **options)
     for name, parameter in resnet.named_parameters():
         if name.endswith("bn3.weight"):
             nn.init.ones_(parameter)

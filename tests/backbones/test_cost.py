@@ -6,7 +6,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import densevit
 
-RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
 GIANT = {"variant": "giant", "patch_size": 14, "swiglu": True, "layer_scale": 1e-5, "image_size": 518}
 # Name, options, millions of parameters and their tolerance, and where published: the side of images, billions of
 # multiply-adds and their relative tolerance. With a classifier of 1000 classes.
@@ -18,7 +17,7 @@ COSTS = [
     ("resnet", {"depth": 50}, 25.557032, 1e-6, 224, 4.1, 0.015),
     ("resnet", {"depth": 101}, 44.549160, 1e-6),
     ("resnet", {"depth": 152}, 60.192808, 1e-6),
-    ("resnet", RESNEXT_50, 25.028904, 1e-6, 224, 4.23, 0.015),
+    ("resnet", {"depth": 50, "groups": 32, "width_per_group": 4}, 25.028904, 1e-6, 224, 4.23, 0.015),
     ("resnet", {"depth": 101, "groups": 64, "width_per_group": 4}, 83.455272, 1e-6),
     ("resnet", {"depth": 50, "width_per_group": 128}, 68.883240, 1e-6, 224, 11.4, 0.015),
     ("resnet", {"depth": 50, "variant": "d"}, 25.576264, 1e-6, 224, 4.35, 0.015),

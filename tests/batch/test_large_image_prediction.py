@@ -22,7 +22,6 @@ from tests.cli.stand_in import read
 from tests.model.small_models import CLASSES, Depth, Segmenter, Stem
 
 BANDS = Channels(("blue", "green", "red", "nir"), "uint16", ((0.0, 4000.0),) * 4)
-CPU = torch.device("cpu")
 
 
 class Bands(Stem):
@@ -77,7 +76,7 @@ def test_rows_are_those_of_the_image(form: str, tmp_path: Path):
     path, pixels = tmp_path / "a.tif", image(BANDS, 117, 131)
     write(path, pixels, form)
     assert np.array_equal(read_image(path, BANDS), pixels)
-    with LargeTiff(path, BANDS, CPU) as large:
+    with LargeTiff(path, BANDS, torch.device("cpu")) as large:
         assert large.shape == (4, 117, 131)
         for top, bottom in ((0, 40), (13, 53), (77, 117), (116, 117), (0, 117), (5, 6)):
             assert np.array_equal(large.rows(top, bottom), pixels[top:bottom])

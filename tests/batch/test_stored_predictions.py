@@ -108,7 +108,6 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 DATA = ["data.image_size=[64,96]", "data.batch_size=8", "data.num_workers=0"]
-SCENES = ["data.name=scenes", "data.val_length=3"]
 RUNTIME = ["trainer.accelerator=cpu", "trainer.precision=32"]
 
 
@@ -145,7 +144,7 @@ def test_files_have_the_scores_of_their_model(name: str, scenes: Path, cwd: Path
     forms = ("json", "parquet") if name != "panoptic" else ("json",)
     for form in forms:
         assert main(["predict", "model.safetensors", str(images), "--out", form, "--format", form]) == 0
-    data = [*SCENES, *(["data.panoptic=true"] if name == "panoptic" else [])]
+    data = ["data.name=scenes", "data.val_length=3", *(["data.panoptic=true"] if name == "panoptic" else [])]
     expected = evaluated("evaluate", "model.safetensors", "measured", *data)
     monkeypatch.setattr(DenseModel, "forward", None)  # the model is not run
     for form in forms:

@@ -21,7 +21,6 @@ from tools.conventions.tree import Tree
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md")]
 NAME = re.compile(r"\b(?:hf|torchvision|package):(?!NAME|ORG|My|triangle|a/b|acme|my|me|you)[\w./-]+\w")
-FOLDERS = ("ade20k", "cityscapes", "coco", "kitti", "nyu")
 MODELS = densevit.list_models()
 TASKS = ["depth", "detection", "panoptic", "segmentation", "backbone"]
 
@@ -75,7 +74,7 @@ def test_scores_and_recipes_are_those_of_the_recipes_first_lines(task):
     checked = 0
     for model in (model for model in MODELS if model.task == task and model.recipe):
         overrides, remarks, text = recipe_of(model)
-        if model.recipe.partition("/")[0] in FOLDERS:
+        if model.recipe.partition("/")[0] in ("ade20k", "cityscapes", "coco", "kitti", "nyu"):
             assert not overrides or overrides in remarks, model.name
         if model.name in text and (not overrides or overrides in remarks):
             numbers = {float(number) for number in re.findall(r"\b0\.\d+", remarks.get(overrides, text))}

@@ -16,14 +16,13 @@ from densevit.weights.resolving import resolve
 from tests.checkpoints.authors_files import write_in_layout
 from tests.weights.states import equal
 
-SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 CLASSES = {"maps": (Class("a", 0, (0, 0, 0)), Class("b", 1, (9, 9, 9)))}
 
 
 @pytest.fixture
 def swin(tmp_path: Path) -> str:
     """A file of Microsoft's layout, whose windows shift along both axes."""
-    section = {**SWIN, "shift": "both_axes"}
+    section = {"name": "swin", "variant": "nano", "window_size": 4, "shift": "both_axes"}
     save_backbone(densevit.create_backbone(**section).eval(), section, tmp_path / "model.safetensors")
     write_in_layout(tmp_path, "microsoft-swin", tmp_path / "theirs.pth")
     return str(tmp_path / "theirs.pth")

@@ -20,8 +20,6 @@ data: {name: coco, root: d, channels: {red: _r, nir: _n}, final_phase: {start: 0
 optim: {lr: 1e-3, warmup: 0.1, lr_factors: {heads.*: 10}}
 trainer: {max_epochs: 2}
 """
-SECTION = "name: vit\nvariant: tiny\n"
-WITH_WEIGHTS = "name: vit\nweights: c.pth\n"
 SETS = "data: {name: mix, sets: {a: {name: coco, root: a}, b: {name: yolo}}}"
 Row = tuple[
     str, Sequence[str], dict[str, Any] | str
@@ -142,8 +140,8 @@ ROWS: dict[str, list[Row]] = {
 
 @pytest.fixture(autouse=True)
 def folder(cwd: Path) -> None:
-    Path("section.yaml").write_text(SECTION)
-    Path("with_weights.yaml").write_text(WITH_WEIGHTS)
+    Path("section.yaml").write_text("name: vit\nvariant: tiny\n")
+    Path("with_weights.yaml").write_text("name: vit\nweights: c.pth\n")
     Path("lower.yaml").write_text(LOWER)
 
 

@@ -9,15 +9,13 @@ import numpy as np
 
 from tests.written_files import save_image, write_text
 
-LEAF = ({"id": 1, "name": "leaf"},)
-
 
 def write_split(
     root: Path,
     split: str,
     images: Sequence[np.ndarray],
     annotations: Sequence[Mapping[str, Any]],
-    categories: Sequence[Mapping[str, Any]] = LEAF,
+    categories: Sequence[Mapping[str, Any]] = ({"id": 1, "name": "leaf"},),
 ) -> dict[str, Any]:
     """Writes SPLIT.json and SPLIT/0.png, SPLIT/1.png, ..., and returns the json.
 

@@ -16,7 +16,6 @@ from densevit.data.data_splits import DataSplits
 from tests.recorded_warnings import recorded_warnings
 
 H, W = 48, 64
-BANDS = ("red", "green", "blue", "nir")
 SPLITS = ("train", "val")
 NODATA = -9999
 
@@ -84,7 +83,7 @@ def _palette(path: Path) -> np.ndarray:
     return colors[values]
 
 
-FOUR = {"channels": [*BANDS]}
+FOUR = {"channels": ["red", "green", "blue", "nir"]}
 SOURCES = {
     "photo": ImageSource(".jpg", _photo),
     "bands": ImageSource(".tif", lambda path: _tiff(path, _values(path, 4).astype(np.uint16)), FOUR),

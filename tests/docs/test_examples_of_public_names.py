@@ -20,7 +20,6 @@ from tests.docs.code_blocks import Block
 from tests.docs.world import World
 from tests.global_state import changed, disturb, global_state
 
-DOCS = Path(__file__).parents[2] / "docs"
 LONGEST = 6  # lines
 
 
@@ -32,7 +31,7 @@ def example(name: str) -> str:
 def examples() -> dict[str, str]:
     """The examples of the public names, of other objects on the reference's pages, and of methods of public classes."""
     found = {name: example(name) for name in densevit.__all__}
-    for page in (DOCS / "reference").glob("*.md"):
+    for page in (Path(__file__).parents[2] / "docs" / "reference").glob("*.md"):
         for address in re.findall(r"^::: ([\w.]+\.\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             name = address.removeprefix("densevit.")
             if text := (inspect.getdoc(pkgutil.resolve_name(address)) or "").partition("Example:\n")[2]:

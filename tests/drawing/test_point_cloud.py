@@ -12,10 +12,8 @@ from densevit.drawing.point_cloud import write_ply
 from densevit.errors import DensevitError
 from densevit.inference.result import Result
 
-Vertex = tuple[float, float, float, int, int, int]
 
-
-def read(path: Path) -> list[Vertex]:
+def read(path: Path) -> list[tuple[float, float, float, int, int, int]]:
     header, end, body = path.read_bytes().partition(b"end_header\n")
     assert end
     lines = header.decode("ascii").splitlines()

@@ -17,9 +17,8 @@ from densevit_export.half_precision import HalfPrecision
 from tests.small_models import CELLS, FOUR_MAPS, NAIVE, without_zeros
 
 TRACED, SIZE = (97, 130), (75, 107)
-VIT = {"name": "vit", "variant": "nano", "features": (1, 2)}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "setr": (VIT, NAIVE),
+    "setr": ({"name": "vit", "variant": "nano", "features": (1, 2)}, NAIVE),
     "one-stage": (FOUR_MAPS, CELLS),
 }
 

@@ -17,8 +17,6 @@ from densevit_export.graph import ExportedGraph
 from densevit_export.quantization import Quantization, calibration_images, checked, quantize
 from densevit_export.runtimes import load, open_file
 
-WIDTH = 48
-
 
 @pytest.fixture
 def onnx() -> None:
@@ -38,7 +36,7 @@ def images_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
     return [torch.from_numpy(example_images(size, 1, 0)[0]) for size in sizes]
 
 
-def write_layers(path: Path, features: int = WIDTH) -> None:
+def write_layers(path: Path, features: int = 48) -> None:
     """A file with a convolution, a linear layer and a product of two activations, as in attention."""
     import onnx
 

@@ -33,8 +33,7 @@ class Case(NamedTuple):
     levels: int = 4
 
 
-TRANSFORMER = Transformer(32, 2, 1, 2, 32, 0.0)
-DETR: dict[str, Any] = {"num_queries": 6, "transformer": TRANSFORMER}
+DETR: dict[str, Any] = {"num_queries": 6, "transformer": Transformer(32, 2, 1, 2, 32, 0.0)}
 ALL = Extensions(stride=8, fusion_blocks=1, position_bias=True, two_stage=True, denoising=2, dense_loss=1.0)
 FAST = {**DETR, "classification": "mal", "extensions": ALL}
 ENCODED = {**DETR, "encoder": HybridEncoderOptions(32, 32, 0.5)}

@@ -23,13 +23,11 @@ pytestmark = pytest.mark.integration
 
 # The copies to the CPU in a training step: one of the matching costs, for heads that match, and those below. Not here:
 # torchvision's losses, which index by lists and masks and read counts.
-TORCHVISION = ("faster_rcnn", "fcos")
-NAMES = [name for name, case in CASES.items() if case.head not in TORCHVISION]
+NAMES = [name for name, case in CASES.items() if case.head not in ("faster_rcnn", "fcos")]
 NO_MATCHING = {"classifier", "dpt", "linear", "linear_depth", "one_stage", "perceiver_io", "segformer", "segmenter",
                "setr", "upernet", "dpt_segmentation", "gtr_semantic"}  # fmt: skip
 OF_PROPOSALS = ("deformable_detr, two-stage",)  # of all cells, which are matched by themselves
 BOXES_ON_THE_CPU = ("box_query_detr, all extensions", "dfine", "mask2former_instance")
-Move = Callable[[Tensor], Tensor]
 
 
 def copies(name: str) -> int:
@@ -45,7 +43,7 @@ def built(name: str) -> tuple[HeadFixture, Head]:
     return fixture, fixture.build()
 
 
-def there(batch: HeadBatch, move: Move) -> HeadBatch:
+def there(batch: HeadBatch, move: Callable[[Tensor], Tensor]) -> HeadBatch:
     return HeadBatch(*(tree_map_only(Tensor, move, x) for x in batch))
 
 

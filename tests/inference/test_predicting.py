@@ -13,8 +13,6 @@ from densevit_backbones.swin import Swin
 from tests.built_models import build_model
 from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
 
-SIZES = [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]
-
 
 class Thirds(Mean):
     """A head that finds three objects with scores 1/4, 1/2 and 3/4."""
@@ -31,7 +29,7 @@ def random_image(height: int, width: int) -> np.ndarray:
 
 def test_a_result_depends_neither_on_batch_size_nor_neighbours():
     predictor = of_heads(Swin("nano"), detection=Mean)
-    images = [random_image(*size) for size in SIZES]
+    images = [random_image(*size) for size in [(40, 70), (64, 64), (33, 20), (40, 70), (10, 96), (61, 59), (40, 71)]]
     together = [found["mean"] for found in predictor.predict(images)]
     one_by_one = [predictor.predict(p)["mean"] for p in images]
     by_two = [found["mean"] for found in predictor.predict(images, batch_size=2)]

@@ -9,10 +9,9 @@ from torchvision.ops import box_iou
 from densevit.layers.nms import class_nms
 
 IOU = 0.6
-Boxes = tuple[Tensor, Tensor, Tensor]
 
 
-def objects(count: int, classes: int, pixels: int, iou: float = IOU, seed: int = 0) -> Boxes:
+def objects(count: int, classes: int, pixels: int, iou: float = IOU, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (N, 4), scores (N,) and classes (N,) of pairs whose IoU is close to a threshold, but not within 1e-6."""
     rng = np.random.default_rng(seed)
     half = count // 2

@@ -10,8 +10,6 @@ from densevit.losses.dense_detection import dense_detection
 from densevit.losses.matching import Objects
 from densevit.losses.task_aligned_assigner import task_aligned
 
-Rows = list[list[int]]
-
 
 def grid(side: int, B: int) -> Tensor:
     """Cell centres, (B, side * side, 2), in row-major order."""
@@ -30,7 +28,7 @@ def objects_of(boxes: list[list[list[float]]], labels: list[list[int]]) -> Objec
 
 def in_loops(
     logits: Tensor, boxes: Tensor, centres: Tensor, objects: Objects, top: int
-) -> tuple[Rows, list[list[float]]]:
+) -> tuple[list[list[int]], list[list[float]]]:
     from torchvision.ops import box_convert, box_iou
 
     B, S, _ = logits.shape

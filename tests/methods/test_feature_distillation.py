@@ -13,8 +13,6 @@ from densevit.interfaces import Backbone, LossContext
 from densevit_methods.feature_distillation import FeatureDistillation, resampled
 from tests.methods.pretraining import BACKBONES, batch_of
 
-SWIN = BACKBONES["swin"]
-
 
 class Patches(Backbone):
     """Convolutions whose stride is the kernel, without any effect of one cell on another."""
@@ -124,7 +122,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: str) -> None:
-    model = densevit.DenseModel(densevit.create_backbone(**SWIN), {})
+    model = densevit.DenseModel(densevit.create_backbone(**BACKBONES["swin"]), {})
     images = batch()
     found = []
     for teacher in (teacher_file, {"name": "resnet", "depth": 18, "weights": teacher_file}):

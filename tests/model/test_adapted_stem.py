@@ -14,8 +14,7 @@ from densevit.model.parameter_groups import parameter_groups, parameter_rates
 from densevit.model.stem_channels import has_new_filters, stem_tensors
 from tests.model.test_stem_channels import FAMILIES
 
-NIR = ("red", "green", "blue", "nir")
-NEW = (("p", "q", "r"), NIR)
+NEW = (("p", "q", "r"), ("red", "green", "blue", "nir"))
 KEPT = ("green", "red")
 FURTHER = [("vit", NEW[1]), *((family, NEW[0]) for family in ("resnet", "mvit", "timm"))]
 SETR = {"name": "setr", "decoder": "naive", "width": 8, "norm": "group", "auxiliary": []}

@@ -13,7 +13,6 @@ from densevit_checkpoints.recognition import recognise
 from tests.random_weights import randomise
 from tests.weights.states import assert_state, equal
 
-VIL: dict[str, Any] = {"name": "vision_longformer", "variant": "nano", "window_size": 7, "global_tokens": 1}
 BLOCK = "blocks.1.conv.conv"
 AXIS = "layer2.0.width_block"
 # By layout: the options that tell its sizes; modules or tensors of ours and theirs; what a classifier has besides.
@@ -45,7 +44,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = {
         ("head.weight", "head.bias"),
     ),
     "vision-longformer": (
-        VIL,
+        {"name": "vision_longformer", "variant": "nano", "window_size": 7, "global_tokens": 1},
         {
             "stages.1.tokens": "layer2.0.cls_token",
             "stages.1.projection": "layer2.0.proj",

@@ -15,10 +15,9 @@ from densevit_papers.max_deeplab_predictions import SoftmaxMasks, pixelwise_pano
 from tests.papers.small_models import attended, conv_norm, randomised
 
 CLASSES = [Class(name, i, (i, i, i), thing=name.islower()) for i, name in enumerate(["cat", "dog", "SKY", "SEA"])]
-SIZE = (24, 20)
 
 
-def map_of(size=SIZE):
+def map_of(size=(24, 20)):
     """A panoptic map with two cats, sky, a crowd of dogs (1002), void at the right."""
     ids = torch.full(size, 2000, dtype=torch.int32)
     ids[:9, :9], ids[9:, :7], ids[14:, 10:15], ids[:, 17:] = 0, 1, 1002, -1

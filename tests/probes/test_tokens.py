@@ -12,11 +12,10 @@ from densevit_probes.tokens import image_size_for
 from tests.backbones.test_contract import CASES, factory
 
 BACKBONES = {f"{name} {kind}": (name, kind) for name, kinds in CASES.items() for kind in kinds}
-NARROW = {"depth": 1, "embed_dim": 32, "num_heads": 2}
 OTHERS = {
     "pixels": {"patch_size": 10},
     "vit": {"variant": "nano", "patch_size": 14, "registers": 4},
-    "timm": {"model": "vit_small_patch14_reg4_dinov2", "model_args": NARROW},
+    "timm": {"model": "vit_small_patch14_reg4_dinov2", "model_args": {"depth": 1, "embed_dim": 32, "num_heads": 2}},
 }
 
 

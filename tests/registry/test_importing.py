@@ -11,7 +11,6 @@ import pytest
 from densevit import registry
 from densevit.errors import PluginError
 
-SIBLING = "SIZE = 8\n"
 DATA = """
     import densevit, torch
     from {name}_sibling import SIZE
@@ -50,7 +49,7 @@ SPAWNED = """
 
 def write(folder: Path, name: str) -> None:
     (folder / f"{name}.py").write_text(textwrap.dedent(DATA).format(name=name))
-    (folder / f"{name}_sibling.py").write_text(SIBLING)
+    (folder / f"{name}_sibling.py").write_text("SIZE = 8\n")
     (folder / f"{name}_constructor.py").write_text("NAMES = ('a', 'b')\n")
     (folder / f"{name}_later.py").write_text("VALUE = 7\n")
 

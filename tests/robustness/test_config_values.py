@@ -4,11 +4,6 @@ import pytest
 
 from tests.robustness.conftest import Refused
 
-SETR = ("heads.boxes=null", "heads.map={name: setr}")
-DEPTH = ("heads.boxes=null", "heads.map={name: dpt}")
-VIT = ("backbone={name: vit, variant: nano, image_size: 64}",)
-CROP = ("data.transforms=crop",)
-
 # Invalid override, and text of the message besides its key.
 SCHEMA = {
     "seed=99999999999": "less than 4294967296, not 99999999999",
@@ -37,16 +32,16 @@ OPTIONS: dict[tuple[str, ...], dict[str, str]] = {
         "optim.eps=-1": "Invalid epsilon value: -1.0",
         "optim.name=adamm": "There is no optimiser 'adamm'. Did you mean 'adam",
     },
-    CROP: {
+    ("data.transforms=crop",): {
         "data.transforms.scales=[2, 1]": "should be the smallest and the largest",
     },
-    SETR: {
+    ("heads.boxes=null", "heads.map={name: setr}"): {
         "heads.map.label_smoothing=1": "below 1",
     },
-    DEPTH: {
+    ("heads.boxes=null", "heads.map={name: dpt}"): {
         "heads.map.max_depth=0": "expected 0 < min < max",
     },
-    VIT: {
+    ("backbone={name: vit, variant: nano, image_size: 64}",): {
         "backbone.image_size=9999999999": "image_size is 9999999999; it must be from 1 to 65536",
     },
 }  # fmt: skip

@@ -31,21 +31,19 @@ def model_file(run: Path, header: dict[str, Any] | None = None, **entries: str |
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 123456\n"
-HTML = b"<!DOCTYPE html><html><title>Log in</title>"
 
 # Bytes of a file without weights, and the common message of `weights=` and `predict`.
 NO_WEIGHTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file"),
-    "web page": (HTML, "is an HTML page"),
+    "web page": (b"<!DOCTYPE html><html><title>Log in</title>", "is an HTML page"),
     "git-LFS pointer": (LFS, "is a git-LFS pointer"),
     "part of a zip": (b"PK\x03\x04" + bytes(100), "is a truncated or corrupt zip archive, 104 bytes"),
 }
 
-INCOMPLETE = "not a complete safetensors file"
 
 # Replacements for a run's model.safetensors.
 MODEL_FILES: dict[str, tuple[Callable[[Path], bytes], str]] = {
-    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], INCOMPLETE),
+    "cut short": (lambda run: (run / "model.safetensors").read_bytes()[:5000], "not a complete safetensors file"),
     "newer version": (lambda run: model_file(run, format_version="99"), "format version 99, densevit"),
     "no config": (lambda run: model_file(run, config=None), "its header is corrupt ('config')"),
     "config with nan": (

@@ -8,7 +8,6 @@ import pytest
 from densevit.cli import main
 from tests.robustness.conftest import Refused
 
-GROUP = "[densevit.backbones]\n"
 BEGIN = "import densevit\nimport torch\nfrom torch import nn\n"
 
 
@@ -58,7 +57,7 @@ FORWARDS = {
 @pytest.fixture
 def broken(tiny: str, install: Callable[..., Path]) -> Callable[[str], Path]:
     """`broken(source)` installs `mine`, a backbone of the module net with that source."""
-    return lambda source: install("own", GROUP + "mine = net:Net\n", {"net.py": source})
+    return lambda source: install("own", "[densevit.backbones]\nmine = net:Net\n", {"net.py": source})
 
 
 @pytest.mark.parametrize("name", IMPORTS)

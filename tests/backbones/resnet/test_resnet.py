@@ -15,7 +15,6 @@ from tests.backbones.references import stage_maps
 from tests.random_weights import randomise
 
 INTEGRATION = pytest.mark.integration
-RESNEXT_50 = {"depth": 50, "groups": 32, "width_per_group": 4}
 
 
 def torchvision_model(name: str, norm: str = "batch") -> nn.Module:
@@ -54,7 +53,12 @@ RESNET_50D = partial(timm_model, "resnet26d", output_stride=16, layers=[3, 4, 6,
     [
         (partial(torchvision_model, "resnet18"), {"depth": 18}, (97, 131)),
         (partial(torchvision_model, "resnet18", norm="group"), {"depth": 18, "norm": "group"}, (71, 64)),
-        pytest.param(partial(torchvision_model, "resnext50_32x4d"), RESNEXT_50, (45, 66), marks=INTEGRATION),
+        pytest.param(
+            partial(torchvision_model, "resnext50_32x4d"),
+            {"depth": 50, "groups": 32, "width_per_group": 4},
+            (45, 66),
+            marks=INTEGRATION,
+        ),
         pytest.param(partial(timm_model, "resnet18d"), {"depth": 18, "variant": "d"}, (69, 51), marks=INTEGRATION),
         pytest.param(RESNET_50D, {"depth": 50, "variant": "d", "dilation": True}, (50, 39), marks=INTEGRATION),
     ],

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.integration
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 SWIN_B = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32]}
 R34 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
-PATCH_14 = {"image_size": 518, "patch_size": 14}
 PATCHES, BICUBIC = {"patch_size": 16, "image_size": 224}, {"position_resizing": "bicubic"}
 DINO = {"patch_size": 14, "image_size": 518, "layer_scale": 1e-5}
 
@@ -60,7 +59,7 @@ TRANSFORMERS = {  # model: options of its configuration, layout, section
         {}, "transformers-deit", vit("base", **BICUBIC, distillation_token=True),
     ),
     "Dinov2WithRegistersForImageClassification": (
-        PATCH_14, "transformers-dinov2", vit("base", **DINO, registers=4),
+        {"image_size": 518, "patch_size": 14}, "transformers-dinov2", vit("base", **DINO, registers=4),
     ),
     "Swinv2ForImageClassification": (
         {"image_size": 256, "window_size": 8, **SWIN_B}, "transformers-swinv2", swin("base", 2, None, "both_axes"),
@@ -115,10 +114,8 @@ def test_backbones_are_described_and_translated_completely(source, name, layout,
 
 DPT = {"readout": "project", "feature_norm": False, "position_resizing": "bilinear", "image_size": 384}
 DEPTH = {"name": "dpt", "output": "relative", "norm": "none", "width": 256}
-NARROW = {"reassemble_channels": [256, 512, 768, 768]}
 HYBRID = vit("base", **DPT, stem="resnet", weight_standardization="std")
 DPT_IDLE = r"pretrained\.model\.(norm|head)\.|scratch\.refinenet4\.resConfUnit1\."
-LEVELS = {"features": (6, 12, 18, 24), "class_token": False}
 SETR = {"name": "setr", "width": 256, "padded": "stretch"}
 
 
@@ -128,12 +125,12 @@ def setr(image_size, **options):
 
 
 HEADS = {  # file: layout, backbone, head, tensors without effect
-    "dpt_hybrid-midas": ("dpt-hybrid", HYBRID, DEPTH | NARROW, DPT_IDLE),
+    "dpt_hybrid-midas": ("dpt-hybrid", HYBRID, DEPTH | {"reassemble_channels": [256, 512, 768, 768]}, DPT_IDLE),
     "setr_naive_cityscapes": (
         "mmseg-setr-naive", setr(768), SETR | {"decoder": "naive", "auxiliary": [1, 2, 3]}, "(?!)",
     ),
     "setr_mla_ade20k": (
-        "mmseg-setr-mla", setr(512, **LEVELS),
+        "mmseg-setr-mla", setr(512, features=(6, 12, 18, 24), class_token=False),
         SETR | {"decoder": "mla", "auxiliary": [1, 2, 3, 4], "branch_width": 128}, r"backbone\.cls_token",
     ),
 }  # fmt: skip

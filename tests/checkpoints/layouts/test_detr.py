@@ -54,7 +54,6 @@ def test_outputs_are_those_of_the_original(original):
 
 UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]  # of COCO's 91 ids, the ones without a class
 USED = [i for i in range(91) if i not in UNUSED]
-THIRDS = "in_proj_"
 R50 = {"name": "resnet", "depth": 50, "dilation": False, "norm": "frozen", "frozen_stages": 2}
 TRANSFORMER = {"width": 256, "num_heads": 8, "encoder_layers": 6, "decoder_layers": 6}
 
@@ -74,7 +73,7 @@ def test_released_names_are_described():
     with torch.device("meta"):
         state = released("detr_r50")
     assert recognise(state) is DETR
-    model = whole(state, DETR, thirds=THIRDS)
+    model = whole(state, DETR, thirds="in_proj_")
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 41302368 - len(UNUSED) * (256 + 1)
     transformer = {**TRANSFORMER, "feedforward": 2048}
     head = {"name": "detr", "num_queries": 100, "transformer": transformer, "positions": "sine", "pre_norm": False}

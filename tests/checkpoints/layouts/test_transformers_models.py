@@ -23,7 +23,6 @@ from tests.checkpoints.layouts.translations import padded_batch, written_back
 
 pytestmark = pytest.mark.integration
 
-PADDED = [(96, 130), (70, 111), (125, 64)]
 EQUAL = [(64, 96)] * 2  # of whole strides, as transformers' top-down path needs
 USED = [one.file_id for one in coco_classes()]
 PANOPTIC = [one.file_id for one in coco_panoptic_classes()]
@@ -35,7 +34,7 @@ class Case(NamedTuple):
     layout: str
     make: Callable[..., Any]
     classes: int = 80
-    sizes: Sequence[tuple[int, int]] = PADDED
+    sizes: Sequence[tuple[int, int]] = [(96, 130), (70, 111), (125, 64)]
     pixels: tuple[Any, Any] = IMAGENET
     rows: Any = slice(None)
 

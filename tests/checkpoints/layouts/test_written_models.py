@@ -32,7 +32,6 @@ class Ours(NamedTuple):
 
 
 FROZEN = {"name": "resnet", "depth": 18, "norm": "frozen"}
-SWIN = {"name": "swin", "variant": "nano", "window_size": 4}
 VD = {"name": "resnet", "depth": 18, "variant": "vd", "mean": [0, 0, 0], "std": [1, 1, 1]}
 HGNET = {"name": "timm", "model": "hgnetv2_b0", "mean": [0, 0, 0], "std": [1, 1, 1]}
 VIT = {"name": "vit", "variant": "nano", "patch_size": 14, "image_size": 70, "layer_scale": 1e-5}
@@ -71,7 +70,7 @@ OURS = {
             {"name": f"mask2former{suffix.replace('-', '_')}", **MASKS},
             f"mask2former{'-resnet' * (backbone is FROZEN)}{suffix}", size=(128, 160),
         )
-        for backbone in (SWIN, FROZEN)
+        for backbone in ({"name": "swin", "variant": "nano", "window_size": 4}, FROZEN)
         for suffix, task in (("-instance", "detection"), ("-semantic", "segmentation"))
     },
     "depth anything": Ours(

@@ -15,7 +15,6 @@ from densevit.interfaces import IGNORE, CropAndSize, Sample, Transforms
 from densevit.targets.run_length_masks import RunLengthMasks
 
 HEIGHT, WIDTH, LIMIT = 120, 200, 15.0
-MAPS = ("depth", "semantic", "panoptic")
 
 
 class Whole(Transforms):
@@ -82,7 +81,7 @@ def test_labels_are_those_of_the_mirrored_image():
         axes = next(axes for axes in ways if torch.equal(taken["image"], given["image"].flip(axes)))
         seen.append(axes)
         targets, expected = taken["targets"], given["targets"]
-        for key in MAPS:
+        for key in ("depth", "semantic", "panoptic"):
             assert torch.equal(targets[key], expected[key].flip(axes)), (axes, key)
         assert torch.equal(targets["masks"].to("cpu"), expected["masks"].to("cpu").flip(axes)), axes
         boxes = expected["boxes"].clone()

@@ -21,7 +21,6 @@ CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0), thing=i < 3) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 LAYERS = 3
 SIZES = [(100, 140), (70, 143), (122, 90), (128, 48)]  # the padded batch, 128 x 143, is not a multiple of the strides
-COUNTS = [3, 0, 6, 1]
 LAYOUT = "transformers-detr-panoptic", "panoptic"
 
 
@@ -80,7 +79,7 @@ def make_batch() -> tuple[Tensor, Tensor, list[dict[str, Tensor]], list[Targets]
     H, W = (max(size[axis] for size in SIZES) for axis in (0, 1))
     images, padding_mask = torch.zeros(len(SIZES), 3, H, W), torch.ones(len(SIZES), H, W, dtype=torch.bool)
     labels, targets = [], []
-    for i, ((h, w), count) in enumerate(zip(SIZES, COUNTS, strict=True)):
+    for i, ((h, w), count) in enumerate(zip(SIZES, [3, 0, 6, 1], strict=True)):
         images[i, :, :h, :w], padding_mask[i, :h, :w] = torch.randn(3, h, w), False
         panoptic = panoptic_map((h, w), count)
         ids = panoptic.unique()

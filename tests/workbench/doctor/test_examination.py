@@ -213,13 +213,10 @@ def test_mistakes_of_the_user_are_errors(given: str, said: str, cwd: Path, run):
     assert said in run("doctor", *given.format(cwd).split(), code=2)
 
 
-LINE = "0 0.5 0.5 0.2 0.1\n"
-
-
 @pytest.mark.parametrize(
     ("format", "file", "text"),
     [
-        ("yolo", "labels/train/a.txt", LINE),
+        ("yolo", "labels/train/a.txt", "0 0.5 0.5 0.2 0.1\n"),
         ("yolo", "data.yaml", "train: ../elsewhere/images\nnames: [cat]\n"),
         ("voc", "Annotations/a.xml", "<annotation><filename>a.jpg</filename><object/></annotation>"),
         ("labelme", "train/a.json", '{"shapes": [], "imagePath": "a.jpg"}'),

@@ -10,8 +10,6 @@ from densevit.cli import main
 from tests.workbench.interchange.files import image
 from tests.written_files import write_text, write_texts
 
-IMAGE_SUFFIXES = (".jpg", ".png", ".heic")
-
 
 def files(root: Path, *suffixes: str) -> list[Path]:
     """All files below a folder and linked folders, by `os.walk`."""
@@ -47,7 +45,7 @@ def yolo(root: Path) -> tuple[int, int, int]:
     write_texts(root, texts)
     labels = [path for path in files(root, ".txt") if "labels" in path.parts]
     lines = sum(len(path.read_text().splitlines()) for path in labels)
-    return len(files(root, *IMAGE_SUFFIXES)) + 1, len(labels), lines  # gone.jpg
+    return len(files(root, ".jpg", ".png", ".heic")) + 1, len(labels), lines  # gone.jpg
 
 
 REASONS: tuple[dict[str, int], ...] = (  # of images, of label files and of objects

@@ -20,7 +20,6 @@ heads: {{pets: {{name: detr}}, far: {{name: dpt}}}}
 data: {{name: scenes}}
 optim: {{lr: {lr}}}
 """
-ROWS = [["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]]
 
 
 @functools.cache
@@ -37,7 +36,7 @@ def write_run(folder: Path, scale: float, lr: float) -> Path:
     metrics_file.write({"pets/AP": 0.4 * scale, "pets/AP/cat": 0.1, "far/AbsRel": 0.2 * scale}, folder / "metrics.json")
     rows = "".join(f"{n},{5 / (n + 1)},{0.01 * n * scale}\n" for n in range(20))
     (folder / "metrics.csv").write_text(f"step,train/loss,pets/AP\n{rows}")
-    tables_file.write(ROWS, folder / "classes-pets.csv")
+    tables_file.write([["class", "objects", "AP"], ["cat", 3, 0.25], ["<dog>", 4, 0.5]], folder / "classes-pets.csv")
     tables_file.write([["error", "dAP50", "count"], ["missed", 0.125, 7]], folder / "errors-pets.csv")
     tables_file.write([["", "cat", "<dog>"], ["cat", 3, 1], ["<dog>", 0, 8]], folder / "confusion-pets.csv")
     scores = [["image", "image_id", "score"], ["a.jpg", 1, 0.125], ["b.jpg", 2, 0.75]]

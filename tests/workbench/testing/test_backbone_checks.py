@@ -147,10 +147,7 @@ POSITIONS = {
     "init": sets(positions=lambda: nn.Parameter(torch.randn(8, 16, 24))),
     "forward": staged(lambda self, x: x + self.positions),
 }
-FIXED_SIZE = changed(**POSITIONS)
 SAYS_ITS_SIZE = changed(**POSITIONS, input_size=(64, 96))
-NHWC = changed(forward=mapped(lambda x: x.permute(0, 2, 3, 1)))
-ROUNDS_DOWN = {"init": sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4))}
 
 
 @pytest.mark.parametrize(
@@ -163,11 +160,11 @@ ROUNDS_DOWN = {"init": sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4))}
         ),
         ("forward", changed(forward=lambda self, x: Sound.forward(self, x)[:1])),
         ("forward", changed(forward=raises)),
-        ("layout", NHWC),
+        ("layout", changed(forward=mapped(lambda x: x.permute(0, 2, 3, 1)))),
         ("channels", changed(init=sets(channels=(8, 24)))),
         ("strides", changed(init=sets(strides=(4, 16)))),
-        ("strides", changed(**ROUNDS_DOWN)),
-        ("sizes", FIXED_SIZE),
+        ("strides", changed(init=sets(stem=lambda: nn.Conv2d(3, 8, 4, stride=4)))),
+        ("sizes", changed(**POSITIONS)),
         ("places", changed(forward=mapped(lambda x: x.transpose(2, 3).flatten(2).view_as(x)))),
         ("parameter_gradients", changed(init=sets(scale=lambda: nn.Parameter(torch.ones(8))))),
         ("parameter_gradients image_gradients", changed(forward=staged(lambda self, x: x.detach()))),

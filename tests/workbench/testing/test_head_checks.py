@@ -133,15 +133,11 @@ def failures(factory, skip=("export",), **options):
     return {result.name: result.message for result in head_checks(factory, skip=skip, **options) if not result.passed}
 
 
-FOUR_LEVELS = changed(init=four_levels)
-SEES_PADDING = changed(pooled=lambda _, head, x, mask: Sound.pooled(head, x, torch.zeros_like(mask)))
-
-
 @pytest.mark.parametrize(
     ("checks", "broken"),
     [  # the checks that fail, and what fails them
         ("construction", changed(required_targets="boxes")),
-        ("one_level equal_strides", FOUR_LEVELS),
+        ("one_level equal_strides", changed(init=four_levels)),
         (
             "one_class",
             changed(predict=lambda _, head, x, t: Sound.predict(head, {**x, "logits": x["logits"][..., :-1]}, t)),
@@ -163,7 +159,7 @@ SEES_PADDING = changed(pooled=lambda _, head, x, mask: Sound.pooled(head, x, tor
             "targets_unread",
             changed(predict=each(lambda p, t: {**p, "scores": p["scores"] * (0.5 if "boxes" in t else 1)})),
         ),
-        ("padding", SEES_PADDING),
+        ("padding", changed(pooled=lambda _, head, x, mask: Sound.pooled(head, x, torch.zeros_like(mask)))),
         ("batch_independence partly_labelled", changed(pooled=lambda x, *_: x - x.mean(0))),
         ("determinism", changed(pooled=lambda x, *_: F.dropout(x, 0.5))),
         ("class_rows", changed(class_rows=lambda _, head, name, rows: torch.arange(rows).view(len(head.classes), -1))),
