@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +12,8 @@ import densevit
 from densevit.weights.state_dict_io import read_header
 from tests.random_weights import randomise
 
-if TYPE_CHECKING:
-    from densevit_backbones.timm import Timm
 
-
-def create(**options) -> "Timm":
+def create(**options) -> Any:
     return densevit.create_backbone("timm", **options)
 
 

@@ -1,15 +1,12 @@
 """timm's families that differ in sizes, strides or grids pass the contract and match timm's own model."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from tests.random_weights import randomise
-
-if TYPE_CHECKING:
-    from densevit_backbones.timm import Timm
 
 
 @pytest.mark.integration
@@ -56,7 +53,7 @@ def test_family_meets_the_contract_and_matches_timm(name, model_args, strides, f
     assert sorted(grouped) == sorted(id(p) for p in backbone.parameters())
 
 
-def numbers_are_timm_s(backbone: "Timm", name: str, model_args: dict) -> None:
+def numbers_are_timm_s(backbone: Any, name: str, model_args: dict) -> None:
     """At the built size, timm's unmodified model gives the same maps."""
     import timm
 
@@ -78,7 +75,7 @@ def numbers_are_timm_s(backbone: "Timm", name: str, model_args: dict) -> None:
     assert agree == len(found) - sum(backbone.resampled)
 
 
-def chosen(backbone: "Timm", maps: list) -> list[int]:
+def chosen(backbone: Any, maps: list) -> list[int]:
     """Indices of timm's maps that are selected by default, computed independently of the plugin."""
     if len(backbone.strides) == 2:
         return [2, 5]  # CrossViT: the last block of each branch

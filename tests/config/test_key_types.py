@@ -12,6 +12,7 @@ import yaml
 from densevit import config, registry
 from densevit.config import Config
 from densevit.config.config_layers import at
+from densevit.config.values import with_value
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 
 FILE: dict[str, Any] = {
@@ -84,13 +85,7 @@ def section_of(group: str, name: str) -> tuple[str, dict[str, Any]]:
 def with_option(group: str, name: str, option: str, value: Any) -> tuple[str, dict[str, Any]]:
     """The key of an option, and values of a file that sets it."""
     where, section = section_of(group, name)
-    values = copy.deepcopy(FILE)
-    *above, last = where.split(".")
-    inner = values
-    for part in above:
-        inner = inner[part]
-    inner[last] = {**section, option: value}
-    return f"{where}.{option}", values
+    return f"{where}.{option}", with_value(FILE, where.split("."), {**section, option: value})
 
 
 def test_options_whose_type_is_a_mapping_are_replaced():

@@ -5,12 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from densevit_export.graph import ExportedGraph
+from typing import Any
 
 
 def torch_download(url: str, file: str, *_: object, **__: object) -> None:
@@ -28,7 +23,7 @@ def exported_once(folder: Path) -> Callable[..., Any]:
     write = files.write
 
     def write_once(
-        graph: "ExportedGraph",
+        graph: Any,
         path: Path,
         size: tuple[int, int],
         header: Mapping[str, Any],
@@ -54,14 +49,14 @@ def exported_once(folder: Path) -> Callable[..., Any]:
     return write_once
 
 
-def untrained_timm() -> Callable[..., "nn.Module"]:
+def untrained_timm() -> Callable[..., Any]:
     """`timm.create_model` without pretrained weights, which are those of a nano ViT."""
     import timm
 
     create = timm.create_model
     nano = {"embed_dim": 128, "depth": 6, "num_heads": 4}
 
-    def create_model(name: str, pretrained: bool = False, **given: object) -> "nn.Module":
+    def create_model(name: str, pretrained: bool = False, **given: object) -> Any:
         return create(name, **given, **(nano if pretrained and name.startswith("vit_") else {}))
 
     return create_model

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from densevit import cli, registry
 from densevit import config as configs
@@ -39,9 +39,6 @@ from tests.docs.made_files import (
 from tests.docs.page_runner import SHORTER, Page, run_command
 from tests.docs.resolution import Resolver
 from tests.docs.stand_ins import exported_once, torch_download, untrained_timm
-
-if TYPE_CHECKING:
-    pass
 
 # Runs by name: the config and its overrides. A page may have its own.
 RUNS: dict[str, tuple[str, ...]] = {

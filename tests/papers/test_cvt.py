@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import torch
@@ -18,15 +18,11 @@ from tests.gradient_comparison import assert_same_with_gradients
 from tests.random_weights import randomise
 from tests.weights.states import equal
 
-if TYPE_CHECKING:
-    from transformers import CvtForImageClassification
-
-
 NANO = {"embed_dim": [32, 64, 128], "num_heads": [1, 2, 4], "depth": [1, 2, 4]}
 
 
 @pytest.fixture(scope="module")
-def reference() -> "CvtForImageClassification":
+def reference() -> Any:
     """A small classifier of transformers with random weights."""
     from transformers import CvtConfig, CvtForImageClassification
 
@@ -41,7 +37,7 @@ def of_file(state: dict[str, Tensor], layout: str, **options: object) -> CvT:
     return cvt
 
 
-def maps(model: "CvtForImageClassification", images: Tensor, backbone: CvT) -> list[Tensor]:
+def maps(model: Any, images: Tensor, backbone: CvT) -> list[Tensor]:
     """The maps of transformers' stages, each with our norm."""
     hidden = model.cvt(images, output_hidden_states=True).hidden_states
     return [

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import densevit
 from densevit import config as configs
 from densevit.cli import main
+from densevit.config.values import with_value
 from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
@@ -99,11 +100,7 @@ def naming(given: dict[str, Any]) -> Path:
     """A model file with these values, by their keys, in its header's config."""
     values = configs.from_mapping(VALUES).model_dump()
     for key, value in given.items():
-        inner = values
-        *above, last = key.split(".")
-        for part in above:
-            inner = inner[part]
-        inner[last] = value
+        values = with_value(values, key.split("."), value)
     return write(Path(), values, model())
 
 
@@ -148,6 +145,7 @@ def test_name_in_an_option_of_a_plugin_is_not_imported(payload, install):
     """A plugin that builds another one, by a name that is an option of type str."""
     source = """
         import densevit
+from densevit.config.values import with_value
         class Outer(densevit.Backbone):
             def __init__(self, inner: str, others: tuple[str, ...] = ()):
                 super().__init__()

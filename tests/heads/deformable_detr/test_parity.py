@@ -6,7 +6,7 @@ padding are 0 in both: ours sets them to 0.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -28,10 +28,6 @@ from tests.heads.transformers_pairs import (
     scene,
 )
 
-if TYPE_CHECKING:
-    from transformers import DeformableDetrForObjectDetection
-
-
 LAYERS, QUERIES = 3, 8
 CHANNELS, STRIDES = (12, 16), (4, 8)
 SIZES = [(50, 220), (37, 237), (61, 145), (64, 90)]
@@ -49,9 +45,7 @@ def unpadded(features: list[Tensor], pixel_mask: Tensor) -> list[tuple[Tensor, T
     return [(x * mask[:, None], mask) for x, mask in zip(features, masks_of(features, pixel_mask), strict=True)]
 
 
-def make_pair(
-    box_refinement: bool = False, two_stage: bool = False
-) -> "tuple[DeformableDetrForObjectDetection, DeformableDetr]":
+def make_pair(box_refinement: bool = False, two_stage: bool = False) -> tuple[Any, DeformableDetr]:
     """transformers' model, and ours with the same weights."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 

@@ -1,6 +1,6 @@
 """The panoptic DETR head against transformers' DetrForSegmentation, with the same weights, features and targets."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +13,6 @@ from densevit_heads.detr.panoptic import DetrPanoptic
 from tests.heads.detr.test_parity import ROUNDING
 from tests.heads.transformers_pairs import gradients, randomise, renamed, same_gradients, same_losses
 
-if TYPE_CHECKING:
-    from transformers import DetrForSegmentation
-
-
 CLASSES = [Class(f"class {i}", i + 1, (0, 0, 0), thing=i < 3) for i in range(5)]
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 LAYERS = 3
@@ -24,7 +20,7 @@ SIZES = [(100, 140), (70, 143), (122, 90), (128, 48)]  # the padded batch, 128 x
 LAYOUT = "transformers-detr-panoptic", "panoptic"
 
 
-def run(theirs: "DetrForSegmentation", images: Tensor, mask: Tensor, labels: Any) -> tuple[Any, list[Tensor]]:
+def run(theirs: Any, images: Tensor, mask: Tensor, labels: Any) -> tuple[Any, list[Tensor]]:
     """The output of transformers' model, and the features, which have gradients."""
     features: list[Tensor] = []
 
@@ -47,7 +43,7 @@ def panoptic_map(size: tuple[int, int], count: int) -> Tensor:
     return found
 
 
-def make_pair() -> "tuple[DetrForSegmentation, DetrPanoptic]":
+def make_pair() -> tuple[Any, DetrPanoptic]:
     """transformers' model and ours with the same weights."""
     from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
 

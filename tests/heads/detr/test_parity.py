@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +16,6 @@ from densevit.set_prediction.transformer import Transformer
 from densevit_heads.detr import Detr
 from tests.heads.transformers_pairs import CLASSES, gradients, randomise, renamed, same_gradients, scene
 
-if TYPE_CHECKING:
-    from transformers import DetrForObjectDetection
-
-
 LAYERS = 3
 SIZES = [(50, 70), (37, 71), (61, 45), (64, 24)]  # no multiple of the stride among the first three
 COUNTS = [3, 0, 6, 1]
@@ -32,7 +28,7 @@ ROUNDING = r"attention\.key\.bias|decoder\.0\.self_attention\.(query|key|value\.
 class Pair:
     """transformers' model and ours with the same weights, and a batch."""
 
-    theirs: "DetrForObjectDetection"
+    theirs: Any  # DetrForObjectDetection
     ours: Detr
     images: Tensor
     padding_mask: Tensor

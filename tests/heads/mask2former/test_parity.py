@@ -5,7 +5,7 @@ Both models compute in double precision, and their losses in single: in single p
 ReLU of the pixel decoder, which changes gradients by up to 0.4 %.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -30,10 +30,6 @@ from tests.heads.transformers_pairs import (
     same_losses,
 )
 
-if TYPE_CHECKING:
-    from transformers import Mask2FormerForUniversalSegmentation
-
-
 LAYERS, QUERIES, HEADS, POINTS = 4, 8, 4, 96
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 SIZES = [(96, 160), (128, 90), (70, 130)]
@@ -53,7 +49,7 @@ class Batch(NamedTuple):
     scales: Tensor
 
 
-def make_pair() -> "tuple[Mask2FormerForUniversalSegmentation, Mask2FormerInstance]":
+def make_pair() -> tuple[Any, Mask2FormerInstance]:
     """transformers' model and ours with the same weights, in double precision."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 

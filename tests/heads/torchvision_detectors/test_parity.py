@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +11,6 @@ from torch import Tensor, nn
 from densevit.interfaces import Class, Head, Targets
 from densevit.losses.context import LossContext
 from tests.heads.padded_batch import perturbed
-
-if TYPE_CHECKING:
-    from torchvision.ops import FeaturePyramidNetwork
-
 
 CLASSES = [Class(str(i), i, (0, 0, 0)) for i in range(3)]
 SIZES = [(120, 230), (90, 70), (200, 101)]  # rows and columns that are no multiples of the strides
@@ -40,7 +36,7 @@ class MapsWithPyramid(nn.Module):
 
     out_channels = WIDTH
 
-    def __init__(self, maps: Maps, fpn: "FeaturePyramidNetwork") -> None:
+    def __init__(self, maps: Maps, fpn: nn.Module) -> None:
         super().__init__()
         self.maps, self.fpn = maps, fpn
 

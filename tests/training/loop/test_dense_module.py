@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,9 +23,6 @@ from densevit_scenes.dataset import Scenes
 from tests.counted_dataset import CountedDataset
 from tests.model.small_models import Pixels
 from tests.training.process_groups import in_two_processes, linux
-
-if TYPE_CHECKING:
-    from densevit.training.loop.dense_module import DenseModule
 
 CLASSES = (Class("dark", 0, (0, 0, 0)), Class("bright", 1, (9, 9, 9)))
 SURFACES = Scenes("val", image_size=32, val_length=1).classes["segmentation"]
@@ -79,7 +76,7 @@ class Images(CountedDataset):
 LACKING = Images(2, lambda targets, index: targets.pop("size"))
 
 
-def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> "DenseModule":
+def module_of(classes: tuple[Class, ...] = CLASSES, **options: Any) -> Any:
     from densevit.training.loop.dense_module import DenseModule
 
     torch.manual_seed(0)

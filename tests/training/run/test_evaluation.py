@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,11 +13,8 @@ from densevit.errors import ConfigError, DataError
 from densevit_scenes.dataset import Scenes
 from tests.training.runs import assert_same, plain
 
-if TYPE_CHECKING:
-    from densevit.training.run.fit import Run
 
-
-def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_command(run: "Run", tmp_path: Path) -> None:
+def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_command(run: Any, tmp_path: Path) -> None:
     expected = plain(run.metrics)
     model = run.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -33,7 +30,7 @@ def test_evaluate_takes_a_run_its_folder_or_its_model_and_agrees_with_the_comman
 
 
 @pytest.mark.integration
-def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: "Run", tmp_path: Path) -> None:
+def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: Any, tmp_path: Path) -> None:
     override = "heads.surfaces.evaluation.boundary=true"
     assert main(["evaluate", str(run.path), override, "--out", str(tmp_path / "out")]) == 0
     found = densevit.evaluate(run, overrides=[override])

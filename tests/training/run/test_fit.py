@@ -1,17 +1,14 @@
 """densevit/training/run/fit.py: what a run has in Python."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 from safetensors.torch import load_file
 
 from tests.training.runs import assert_same, plain
 
-if TYPE_CHECKING:
-    from densevit.training.run.fit import Run
 
-
-def test_a_run_has_its_path_metrics_model_and_tables(run: "Run") -> None:
+def test_a_run_has_its_path_metrics_model_and_tables(run: Any) -> None:
     assert not run.stopped
     assert plain(run.metrics) == json.loads((run.path / "metrics.json").read_text())
     assert run.model is run.model and not run.model.training

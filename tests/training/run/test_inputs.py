@@ -1,14 +1,9 @@
 """densevit/training/run/inputs.py: what a training is made of."""
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 import densevit
 from densevit.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_wrong_arguments_are_one_line_each() -> None:

@@ -16,14 +16,19 @@ from densevit.errors import DataError, DensevitError
 from densevit_workbench.doctor.source import find_source
 from densevit_workbench.interchange.dataset_conversion import convert_dataset
 from tests.built_models import build_model
+from tests.data.coco_folder import write_split
 from tests.written_files import save_image, write_text, write_texts
 
 WIDTH, HEIGHT = 64, 48
 
 
+def coarse(seed: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
 def save(path: Path, seed: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3)).astype(np.uint8)
-    save_image(path, Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+    save_image(path, coarse(seed, size))
 
 
 def box(number: int, image: Any, bbox: Any, category: Any = 1, **more: Any) -> dict[str, Any]:
@@ -32,13 +37,8 @@ def box(number: int, image: Any, bbox: Any, category: Any = 1, **more: Any) -> d
 
 def write_coco(root: Path, split: str, annotations: list[dict[str, Any]], images: int, first: int = 0) -> Path:
     """A split of images 0.png, 1.png, ... with these annotations and the classes cat, dog and cow."""
-    names = [f"{number}.png" for number in range(images)]
-    for number, name in enumerate(names):
-        save(root / split / name, first + number)
-    listed = [{"id": n, "file_name": name, "width": WIDTH, "height": HEIGHT} for n, name in enumerate(names)]
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cow"}]
-    document = {"images": listed, "annotations": annotations, "categories": categories}
-    (root / f"{split}.json").write_text(json.dumps(document))
+    write_split(root, split, [coarse(first + number) for number in range(images)], annotations, categories)
     return root
 
 
