@@ -41,15 +41,18 @@ class FinalPhase(OpenSection):
     start: Annotated[Float, Field(gt=0, lt=1)]
     """The fraction of training at which the phase starts, such as 0.9."""
 
-    @model_validator(mode="after")
-    def _changes_augmentation(self) -> "FinalPhase":
-        for key in self.options:
-            if key not in AUGMENTATION:
-                keys = ", ".join(("start", *AUGMENTATION))
-                raise ValueError(
-                    f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: {keys}."
-                )
-        return self
+    _changes_augmentation = rule(
+        model_validator(mode="after"),
+        lambda phase, _: next(
+            (
+                f"{key!r} is not a key that can change in training.{nearest(key, AUGMENTATION)} Keys: start, "
+                f"{', '.join(AUGMENTATION)}."
+                for key in phase.options
+                if key not in AUGMENTATION
+            ),
+            None,
+        ),
+    )
 
 
 def folder_name(plugin: str, root: Any) -> str:

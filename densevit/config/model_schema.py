@@ -225,17 +225,22 @@ class HeadSection(PluginSection):
     """Windows and test-time augmentation of this head. `null`: the section `inference`."""
 
 
-def _valid_head_names(heads: dict[str, HeadSection]) -> dict[str, HeadSection]:
-    for name in heads:
-        if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name):  # part of files and of code
-            raise ValueError(
+Heads = Annotated[
+    dict[str, Annotated[HeadSection, "heads"]],
+    BY_NAME,
+    rule(
+        AfterValidator,
+        lambda heads, _: next(
+            (
                 f"{name[:100]!r} is not a valid name for a head: use letters, digits, _ and -, at most 100, and no "
                 "keyword of Python."
-            )
-    return heads
-
-
-Heads = Annotated[dict[str, Annotated[HeadSection, "heads"]], BY_NAME, AfterValidator(_valid_head_names)]
+                for name in heads  # part of files and of code
+                if not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", name) or keyword.iskeyword(name)
+            ),
+            None,
+        ),
+    ),
+]
 
 
 class ModelSections(Section):

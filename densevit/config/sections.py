@@ -20,9 +20,8 @@ from densevit.registry.plugin_options import takes
 def section(name: str, values: Mapping[str, Any] | str | Path, source: str, overrides: Overrides = ()) -> Any:
     """A single section, such as a `DataSection`. values: the section's keys, or a section file. source: the origin of
     the values, for messages. overrides: `backbone.key=value`."""
-    layer = layer_reading.layer_of({name: values if isinstance(values, Mapping) else str(values)}, source)
-    layer_reading.fill_sections(layer)
-    layer = layer_reading.with_overrides(layer, overrides)
+    section_layer = layer_reading.over_base({name: values if isinstance(values, Mapping) else str(values)}, source)
+    layer = layer_reading.with_overrides(section_layer, overrides)
     fields: dict[str, Any] = {name: (Config.model_fields[name].annotation, ...)}
     return getattr(validated(pydantic.create_model(name, __base__=Section, **fields), layer), name)
 
