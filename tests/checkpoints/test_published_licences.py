@@ -38,23 +38,17 @@ OF_OTHER_THINGS = {
 WORDS = re.compile(r"Apache-2|\bMIT\b|\bBSD-|CC-BY|\bAGPL|\bPML\b|DINOv3 [Ll]icen[cs]e|non-commercial|not commercial")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A ResNet-18 as torchvision saves it, with a model card."""
+def licences_of(path):
+    return json.loads(read_header(path / "model.safetensors")["licences"])
+
+
+def test_licences_of_a_card_stay_with_the_backbone_and_with_models_that_start_from_it(tmp_path, capsys):
     from torchvision.models import resnet18
 
     folder = tmp_path / "published"
     folder.mkdir()
     torch.save(resnet18().state_dict(), folder / "pytorch_model.bin")
     (folder / "README.md").write_text(CARD.format(NC))
-    return folder
-
-
-def licences_of(path):
-    return json.loads(read_header(path / "model.safetensors")["licences"])
-
-
-def test_licences_of_a_card_stay_with_the_backbone_and_with_models_that_start_from_it(folder, tmp_path, capsys):
     assert main(["convert", str(folder), str(tmp_path / "ours")]) == 0
     stated = Licences("BSD-3-Clause", NC, source=str(folder))
     printed = "".join(capsys.readouterr().out.split())  # without line breaks

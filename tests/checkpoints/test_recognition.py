@@ -22,16 +22,12 @@ SIGNATURES = {
 }
 
 
-@pytest.fixture
-def known(only_layouts):
-    only_layouts({name: CheckpointLayout(name, keys, (), lambda state: {}) for name, keys in SIGNATURES.items()})
-
-
 def state(*names):
     return {name: torch.empty(0) for name in names}
 
 
-def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_names_are_refused(known):
+def test_the_most_specific_layout_is_selected_and_no_or_several_and_unknown_names_are_refused(only_layouts):
+    only_layouts({name: CheckpointLayout(name, keys, (), lambda state: {}) for name, keys in SIGNATURES.items()})
     assert recognise(state("blocks.0.w", "cls")).name == "a-vit"
     assert recognise(state("blocks.0.w", "dist", "cls")).name == "a-deit"
     with pytest.raises(WeightsError, match=r"some\.pth has 8 tensors \(a, b, c, \.\.\., f, g, h\).*`densevit plugins`"):

@@ -44,13 +44,6 @@ def test_pretrained_backbone_fits_the_detector_that_the_header_names(path: Path)
     assert named is not None and configs.load(named[1]).backbone == config.backbone
 
 
-@pytest.fixture(scope="module")
-def recipes() -> dict[str, configs.Config]:
-    """All recipes that are shipped, with their variants."""
-    paths = [*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS]
-    return {str(recipe): recipe.load() for recipe in with_variants(paths)}
-
-
 def test_shipped_data_sections_read_a_folder(objects: Path) -> None:
     sections = [path for path in SECTIONS if "\nname: coco\n" in path.read_text()]
     assert sections
@@ -75,15 +68,15 @@ DOWNLOADED = (  # no source names their weights
 
 
 @pytest.mark.integration
-def test_recipes_with_frozen_layers_name_their_weights(recipes: dict[str, configs.Config]) -> None:
+def test_recipes_with_frozen_layers_name_their_weights() -> None:
     """Those whose weights are a file to be downloaded, or a run, are an error without it."""
     without = set()
-    for name, config in recipes.items():
+    for recipe in with_variants([*SHIPPED, *PUBLISHED, *START, *PRETRAINING, *PAPERS]):
         try:
-            check_frozen(config)
+            check_frozen(recipe.load())
         except ConfigError as error:
             assert "backbone.weights=random" in str(error)
-            without.add(name.split()[0].removeprefix("configs/"))
+            without.add(str(recipe).split()[0].removeprefix("configs/"))
     assert without == set(DOWNLOADED)
     for name in DOWNLOADED:
         assert re.search(r"[ .]weights=|FILE", Path(f"configs/{name}.yaml").read_text()), name

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,25 +72,6 @@ def model_of(
     return model, reports
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Saves the model of a case with Q queries and random values in all tensors. Returns it, and the file."""
-
-    def of(name: str) -> tuple[DenseModel, str]:
-        torch.manual_seed(0)
-        model, _ = model_of(name, Q)
-        for key, tensor in model.state_dict().items():
-            if key.endswith("running_var"):
-                tensor.uniform_(0.5, 2)
-            elif tensor.is_floating_point() and "mask_probability" not in key:
-                fan_in = tensor[0].numel() if tensor.ndim > 1 else 4
-                tensor += torch.randn(tensor.shape) * fan_in**-0.5
-        save(model, tmp_path / "model.safetensors")
-        return model, str(tmp_path / "model.safetensors")
-
-    return of
-
-
 def resized(small: DenseModel, model: DenseModel) -> Iterator[tuple[Tensor, Tensor]]:
     """The tensors whose shape depends on the number of queries, as (G, Q, ...)."""
     before = small.state_dict()
@@ -100,10 +82,24 @@ def resized(small: DenseModel, model: DenseModel) -> Iterator[tuple[Tensor, Tens
             yield tuple(x.movedim(dim, 0).unflatten(0, (groups, -1)) for x in (before[key], tensor))
 
 
+def saved(name: str, path: Path) -> DenseModel:
+    """Saves the model of a case with Q queries and random values in all tensors, and returns it."""
+    model, _ = model_of(name, Q)
+    for key, tensor in model.state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point() and "mask_probability" not in key:
+            fan_in = tensor[0].numel() if tensor.ndim > 1 else 4
+            tensor += torch.randn(tensor.shape) * fan_in**-0.5
+    save(model, path)
+    return model
+
+
 @pytest.mark.parametrize(("name", "key"), [(x, ("weights", "heads.head.weights")[i % 2]) for i, x in enumerate(NAMES)])
-def test_weights_of_another_number_of_queries_are_loaded_and_reported(saved, name, key):
+def test_weights_of_another_number_of_queries_are_loaded_and_reported(tmp_path: Path, name, key):
     """Each group keeps its first rows. The others are copies, from the last on, drawn to the mean, with some noise."""
-    small, path = saved(name)
+    path = str(tmp_path / "model.safetensors")
+    small = saved(name, path)
     for number, how in ((MORE, "these stay, 7 are copies with noise"), (FEWER, "the first 5")):
         torch.manual_seed(3)
         model, [report, *_] = model_of(name, number, path, key)

@@ -76,21 +76,15 @@ def test_assignment_matches_plain_loops(top: int):
 SIDE, K = 4, 3
 
 
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits, boxes, centres and padding of two maps; half of the second is padding."""
+def test_terms_are_sums_over_cells_by_hand():
+    """On two maps; half of the second is padding."""
+    from torchvision.ops import box_convert, generalized_box_iou
+
     centres = grid(SIDE, 2)
     centres[1] *= 2  # its right and lower half lie outside the image
     padding = (centres > 1).any(-1)
-    logits = torch.randn(2, SIDE**2, K)
-    boxes = torch.cat([centres.clamp(max=1), 0.3 + 0.3 * torch.rand(2, SIDE**2, 2)], dim=-1)
-    return logits.requires_grad_(), boxes.requires_grad_(), centres, padding
-
-
-def test_terms_are_sums_over_cells_by_hand(batch: tuple[Tensor, ...]):
-    from torchvision.ops import box_convert, generalized_box_iou
-
-    logits, boxes, centres, padding = batch
+    logits = torch.randn(2, SIDE**2, K, requires_grad=True)
+    boxes = torch.cat([centres.clamp(max=1), 0.3 + 0.3 * torch.rand(2, SIDE**2, 2)], dim=-1).requires_grad_()
     objects = objects_of([[[0.4, 0.5, 0.5, 0.6], [0.7, 0.6, 0.5, 0.5]], [[0.5, 0.5, 0.9, 0.9]]], [[0, 2], [1]])
     assigned = task_aligned(logits, boxes, torch.where(padding[..., None], 1e4, centres), objects)
     label, l1, giou, total = 0.0, 0.0, 0.0, 0.0

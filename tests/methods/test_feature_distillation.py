@@ -1,5 +1,6 @@
 """Feature distillation: the authors' loss, grids of other strides, padding, normalisation, teachers, and a training."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,21 +112,13 @@ def test_resampling_is_antialiased_bilinear_interpolation(old: tuple[int, int], 
 # ---- teachers ----
 
 
-@pytest.fixture(scope="module")
-def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    made = densevit.create_model(
-        {"name": "resnet", "depth": 18}, {"detection": {"name": "one_stage"}}, classes=["a", "b"], pretrained=False
-    )
-    densevit.save(made, path)
-    return str(path)
-
-
-def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(teacher_file: str) -> None:
+def test_a_model_file_and_the_backbone_in_it_are_the_same_teacher(tmp_path: Path) -> None:
+    section, path = {"name": "resnet", "depth": 18}, str(tmp_path / "teacher.safetensors")
+    densevit.save(densevit.create_model(section, {"detection": "one_stage"}, ["a", "b"], pretrained=False), path)
     model = densevit.DenseModel(densevit.create_backbone(**BACKBONES["swin"]), {})
     images = batch()
     found = []
-    for teacher in (teacher_file, {"name": "resnet", "depth": 18, "weights": teacher_file}):
+    for teacher in (path, {**section, "weights": path}):
         method = densevit.create_method("feature_distillation", model, teacher=teacher)
         assert all(name.startswith("projections.") for name in method.state_dict())
         assert method.external_modules == ("teacher",)

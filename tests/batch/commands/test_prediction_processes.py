@@ -147,19 +147,26 @@ def test_wrong_parts_are_refused_and_change_nothing(list_of_ten, photos, model, 
         assert message in run(*command, code=2) and contents("found") == before
 
 
-@pytest.fixture(scope="module")
-def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    backbone = {"name": "resnet", "depth": 18}
-    densevit.save(densevit.create_model(backbone, {"detection": DETR}, ["cat", "dog"], pretrained=False), path)
-    return path
-
-
 @pytest.mark.integration
-def test_devices_predict_a_list_on_stdin(list_of_ten, saved_model) -> None:
+def test_devices_predict_a_list_on_stdin(list_of_ten, tmp_path: Path) -> None:
+    model = densevit.create_model(
+        {"name": "resnet", "depth": 18}, {"detection": DETR}, ["cat", "dog"], pretrained=False
+    )
+    densevit.save(model, tmp_path / "model.pt")
+
     def run(*options: str) -> "subprocess.CompletedProcess[str]":
         names = "".join(f"photos/=cat {n}.png\n" for n in range(10))
-        command = [sys.executable, "-m", "densevit", "predict", str(saved_model), "-", "--batch-size", "1", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "densevit",
+            "predict",
+            str(tmp_path / "model.pt"),
+            "-",
+            "--batch-size",
+            "1",
+            *options,
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run(command, input=names, env=environment, capture_output=True, text=True, check=False)
 

@@ -31,11 +31,6 @@ def relative(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def converted(relative):
-    return convert(relative)
-
-
 # ---- published files ----
 
 
@@ -66,7 +61,7 @@ def test_published_sizes_are_described_with_their_licence(size):
 # ---- weights of relative depth in other models ----
 
 
-def test_metres_are_learned_from_relative_weights(relative, converted):
+def test_metres_are_learned_from_relative_weights(relative):
     """All but the last convolution, whose output has another meaning and range."""
     metres = {**DPT, "output": "sigmoid", "max_depth": 8.0}
     model = densevit.create_model(VIT, heads={"far": metres}, weights=str(relative))
@@ -74,7 +69,7 @@ def test_metres_are_learned_from_relative_weights(relative, converted):
     why = "the last convolution (conv3) is untrained: the weights have output 'relative', this head 'sigmoid'"
     assert f"heads.depth: {why}." in notes
     new = {"heads.far.conv3.weight", "heads.far.conv3.bias"}
-    theirs = {name.replace("heads.depth.", "heads.far."): x for name, x in converted.model.state_dict().items()}
+    theirs = {name.replace("heads.depth.", "heads.far."): x for name, x in convert(relative).model.state_dict().items()}
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, theirs[name]) or name in new, name
     outputs = model.heads["far"](model.backbone(torch.randn(1, 3, 70, 98)), torch.zeros(1, 70, 98).bool())["depth"]

@@ -25,13 +25,6 @@ trainer: {max_steps: 2, precision: "32", accelerator: cpu, evaluations: 2}
 """
 
 
-@pytest.fixture
-def config_file(tmp_path: Path) -> Path:
-    path = tmp_path / "loss.yaml"
-    path.write_text(SEGMENTATION)
-    return path
-
-
 def by_hand(run: Path, head: str) -> float:
     """The mean loss over the validation images, each in a batch of one."""
     model = model_file.load(run)
@@ -47,7 +40,9 @@ def by_hand(run: Path, head: str) -> float:
 
 
 @pytest.mark.integration
-def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(config_file, tmp_path):
+def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(tmp_path: Path):
+    config_file = tmp_path / "loss.yaml"
+    config_file.write_text(SEGMENTATION)
     run = densevit.fit(config_file, ["trainer.max_steps=4", "trainer.evaluations=4"], run_dir=tmp_path / "run")
     assert run.metrics == {"surfaces/loss": pytest.approx(by_hand(run.path, "surfaces"), rel=1e-5)}
     values = [float(row["surfaces/loss"]) for row in rows(run.path) if row["surfaces/loss"]]

@@ -44,19 +44,15 @@ SETS = {
 # ---- data sets of one task each ----
 
 
-@pytest.fixture
-def mixed(trained: Callable[..., Path]) -> Path:
-    """A run on three data sets with labels of one task each, with one learned loss weight."""
+def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(trained: Callable[..., Path]) -> None:
+    """On three data sets with labels of one task each, with one learned loss weight."""
     heads = {
         "boxes": DETECTION,
         "surfaces": {**SURFACES, "loss_weight": "learned"},
         "depth": {**DEPTH, "loss_weight": 0.5},
     }
     data = {"name": "mix", "sets": SETS, "image_size": 64, "batch_size": 2, "num_workers": 0}
-    return trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}, sort_keys=False))
-
-
-def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> None:
+    mixed = trained(yaml.safe_dump({**BASE, "heads": heads, "data": data}, sort_keys=False))
     metrics = json.loads((mixed / "metrics.json").read_text())
     for name in ("boxes/AP", "surfaces/mIoU", "depth/AbsRel"):
         assert isinstance(metrics[name], float), name
@@ -73,16 +69,11 @@ def test_all_tasks_of_a_mix_are_trained_evaluated_and_reported(mixed: Path) -> N
 # ---- frozen, added and dropped ----
 
 
-@pytest.fixture
-def first(trained: Callable[..., Path]) -> Path:
-    """A run of two heads."""
-    heads = {"boxes": {**DETECTION, "loss_weight": "learned"}, "surfaces": SURFACES}
-    return trained(yaml.safe_dump({**BASE, "heads": heads}, sort_keys=False))
-
-
 @pytest.mark.usefixtures("no_drawings")
-def test_adding_a_head_keeps_a_frozen_detector_bit_identical(first: Path, tmp_path: Path) -> None:
+def test_adding_a_head_keeps_a_frozen_detector_bit_identical(trained: Callable[..., Path], tmp_path: Path) -> None:
     """Its average of the weights, too. The first run's weight for boxes was learned, and this one has none."""
+    heads = {"boxes": {**DETECTION, "loss_weight": "learned"}, "surfaces": SURFACES}
+    first = trained(yaml.safe_dump({**BASE, "heads": heads}, sort_keys=False))
     heads = {"boxes": {**DETECTION, "freeze": True}, "depth": DEPTH}
     sections = {
         **BASE, "weights": str(first), "backbone": {**BASE["backbone"], "freeze": True}, "heads": heads,
@@ -97,8 +88,8 @@ def test_adding_a_head_keeps_a_frozen_detector_bit_identical(first: Path, tmp_pa
     for key in frozen:
         assert torch.equal(before[key], after[key]), key
     assert all(key.startswith(("backbone.", "heads.boxes.", "heads.depth.")) for key in after)
-    trained = sum(len(group["params"]) for group in checkpoint(run)["optimizer_states"][0]["param_groups"])
-    assert trained == sum(1 for _ in densevit.load(run).heads["depth"].parameters())
+    count = sum(len(group["params"]) for group in checkpoint(run)["optimizer_states"][0]["param_groups"])
+    assert count == sum(1 for _ in densevit.load(run).heads["depth"].parameters())
 
     old, new = (json.loads((folder / "metrics.json").read_text()) for folder in (first, run))
     for name, value in old.items():

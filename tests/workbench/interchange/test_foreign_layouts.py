@@ -87,24 +87,17 @@ def test_sets_of_yolo_as_tools_write_them(name: str, root: Path, recwarn: pytest
     assert not recwarn.list
 
 
-@pytest.fixture
-def small(root: Path) -> Path:
-    """An image of each split with a label file, and the name of the class."""
+def test_missing_files_of_a_list_are_counted_or_errors(root: Path):
     for split in ("train", "val"):
         image(root / "images" / split / "a.jpg")
         write_text(root / "labels" / split / "a.txt", LINE)
-    write_text(root / "classes.txt", "cat\n")
-    return root
-
-
-def test_missing_files_of_a_list_are_counted_or_errors(small: Path):
-    write_text(small / "val.txt", "images/val/a.jpg\nimages/val/a.jpg\n")
-    write_text(small / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
-    write_text(small / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+    write_text(root / "val.txt", "images/val/a.jpg\nimages/val/a.jpg\n")
+    write_text(root / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
+    write_text(root / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
     with pytest.raises(DataError, match=r"images/train/gone\.jpg: there is no such .*--skip-unreadable"):
-        convert("yolo", small)
+        convert("yolo", root)
     with pytest.warns(UserWarning, match=r"3 images found: 2 used, 1 left out \(.*images/train/gone.jpg\)"):
-        convert("yolo", small, skip_unreadable=True)
+        convert("yolo", root, skip_unreadable=True)
 
 
 # ---- VOC ----
