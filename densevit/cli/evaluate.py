@@ -224,9 +224,9 @@ def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides:
     """
     from densevit.config import check_evaluation_plugins, from_mapping
     from densevit.config import load as load_config
-    from densevit.evaluation.overrides import with_resizing
+    from densevit.evaluation.overrides import evaluation_overrides
 
-    changes = with_resizing(overrides, model.training_data)
+    changes = evaluation_overrides(overrides, model.training_data)
     model_config, file = model.config, user_path(source) / "config.yaml"
     if model_config is not None and not is_foreign:
         if not overrides:

@@ -120,13 +120,15 @@ def fill_sections(
     """Replaces each section that is a file name by the file's content, except the section that is being read; and a
     backbone's name of published weights by its section.
 
-    lower: the values below the layer. If their `data.root` is ".", as in recipes for the user's images, a data set's
-    folder as `data` is only the root; otherwise the section `data/folder` with this root.
+    lower: the values below the layer. A data set's folder as `data` is only the root if their `data.root` is ".", as in
+    recipes for the user's images, or their data set reads folders of another kind than boxes, such as label maps;
+    otherwise the section `data/folder` with this root.
     """
     names = {path: at(layer.values, path) for path in keys(layer.values) if _is_section(path) and path != read_section}
     for path, name in ((path, name) for path, name in names.items() if isinstance(name, str)):
         root = data_root(name) if path == ("data",) else None
-        if root is not None and at(lower, (*path, "root")) == ".":
+        lower_root, kind = (at(lower, (*path, key)) for key in ("root", "name"))
+        if root is not None and (lower_root == "." or (lower_root is not None and kind != "coco")):
             layer.values = with_value(layer.values, path, {"root": root})
             continue
         try:

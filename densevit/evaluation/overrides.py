@@ -1,4 +1,4 @@
-"""Overrides of an evaluation: they keep the model, and images are resized as in its training."""
+"""Overrides of an evaluation: they keep the model, and other data are read and resized as in its training."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,25 +11,26 @@ from densevit.config.yaml_io import find_file, shipped_configs
 from densevit.errors import ConfigError
 
 
-def with_resizing(overrides: Overrides, trained: DataSection | None) -> list[Any]:
-    """Checked overrides and, unless they set these, the keys of `resizing_for` their `data`."""
+def evaluation_overrides(overrides: Overrides, trained: DataSection | None) -> list[Any]:
+    """Checked overrides for data other than a model's training data.
+
+    A folder as `data` is only the root if the training data have one: the evaluated classes, masks and units are
+    theirs. Images of other folders and of shipped sections, whose sizes are those of other models, are resized as in
+    training, unless the overrides say otherwise; the sizes of a mapping or a file of the user are meant.
+    """
     check_evaluation_overrides(overrides)
     changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
-    values = dict(change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes)
-    resizing = resizing_for(values.get("data"), trained)
-    return [*changes, *((key, value) for key, value in resizing.items() if key not in values)]
-
-
-def resizing_for(data: Any, trained: DataSection | None) -> dict[str, Any]:
-    """The keys of `data` that resize images of other data as in a model's training, as overrides.
-
-    data: a data set's folder, or a shipped section, whose own sizes are those of other models; for a mapping or a file
-    of the user, whose sizes are meant, the result is empty.
-    """
+    pairs = [change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes]
+    values = dict(pairs)
+    data = values.get("data")
     if trained is None or not isinstance(data, str | Path):
-        return {}
-    if data_root(str(data)) is None:
+        return changes
+    root = data_root(str(data))
+    if root is not None and "root" in trained.options:
+        return [("data.root", root) if pair[0] == "data" else x for pair, x in zip(pairs, changes, strict=True)]
+    if root is None:
         with suppress(ConfigError):  # there is no such file: reported where the section is read
             if find_file(str(data), section="data").resolve() not in {x.resolve() for x in shipped_configs().values()}:
-                return {}
-    return {f"data.{key}": x for key, x in trained.model_dump(include={"image_size", "transforms"}).items()}
+                return changes
+    resizing = trained.model_dump(include={"image_size", "transforms"})
+    return [*changes, *((f"data.{key}", x) for key, x in resizing.items() if f"data.{key}" not in values)]

@@ -34,10 +34,16 @@ def test_a_wrong_base_is_an_error(text, facts):
 
 @pytest.mark.parametrize(
     ("recipe", "name", "size"),
-    [("start/semantic", "label_maps", 320), ("start/rf_detr_masks", "coco", 384), ("detr_swin", "coco", 320)],
+    [
+        ("start/semantic", "label_maps", 320),
+        ("start/rf_detr_masks", "coco", 384),
+        ("detr_swin", "coco", 320),
+        ("camvid", "label_maps", (240, 320)),
+        ("coco/detr_r50", "coco", 320),
+    ],
 )
 def test_a_folder_as_data_is_the_root_in_recipes_for_the_user_s_images(recipe, name, size, tmp_path):
-    """In others it is the section `data/folder`."""
+    """And in those for other annotations than boxes; elsewhere it is the section `data/folder`."""
     write("child.yaml", f"base: {recipe}\ndata: {tmp_path}\n")
     for loaded in (config.load("child.yaml"), config.load(recipe, [f"data={tmp_path}"])):
         assert (loaded.data.name, loaded.data.options["root"]) == (name, str(tmp_path))

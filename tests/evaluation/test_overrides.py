@@ -1,7 +1,7 @@
-"""densevit/evaluation/overrides.py: the resizing of an evaluation."""
+"""densevit/evaluation/overrides.py: other data are read and resized as in training."""
 
 from densevit import config
-from densevit.evaluation.overrides import resizing_for, with_resizing
+from densevit.evaluation.overrides import evaluation_overrides
 
 
 def test_an_evaluation_keeps_the_resizing_of_training_but_for_files_of_the_user(tmp_path):
@@ -9,6 +9,16 @@ def test_an_evaluation_keeps_the_resizing_of_training_but_for_files_of_the_user(
     file = tmp_path / "sizes.yaml"
     file.write_text("name: coco\nimage_size: 64\n")
     for data, is_kept in ((tmp_path, True), (str(tmp_path), True), ("coco", True), (str(file), False), ({}, False)):
-        assert resizing_for(data, trained).get("data.image_size") == (96 if is_kept else None), data
-    assert with_resizing([f"data={tmp_path}", "data.transforms=detr"], trained)[2:] == [("data.image_size", 96)]
-    assert with_resizing({"data": tmp_path}, None) == [("data", tmp_path)]
+        changes = dict(evaluation_overrides({"data": data}, trained))
+        assert changes.get("data.image_size") == (96 if is_kept else None), data
+    overrides = [f"data={tmp_path}", "data.transforms=detr"]
+    assert evaluation_overrides(overrides, trained) == [*overrides, ("data.image_size", 96)]
+    assert evaluation_overrides({"data": tmp_path}, None) == [("data", tmp_path)]
+
+
+def test_a_folder_is_the_root_of_data_like_those_of_training(tmp_path):
+    trained = config.section("data", {"name": "depth", "root": "a", "scale": 0.001, "image_size": 96}, "x")
+    overrides = ["trainer.devices=1", f"data={tmp_path}", "data.image_size=64"]
+    expected = ["trainer.devices=1", ("data.root", str(tmp_path)), "data.image_size=64"]
+    assert evaluation_overrides(overrides, trained) == expected
+    assert evaluation_overrides(["data=coco"], trained)[0] == "data=coco"

@@ -1,8 +1,10 @@
 """Checks of splits: whether heads can learn from the data, and the formats."""
 
 from collections.abc import Mapping
-from typing import Any
+from inspect import signature
 
+from densevit import registry
+from densevit.config import DataSection
 from densevit.config.config_layers import at, keys
 from densevit.data.data_splits import DataSplits
 from densevit.data.datasets.resized import Resized
@@ -34,7 +36,7 @@ def check_learnable(data: DataSplits, model: DenseModel) -> None:
             resized = head.canonical_focal is not None  # focal lengths are in pixels of the resized images
             head.check(Resized(data.train, data.val_transform) if resized else data.train)
         except ConfigError as error:
-            keys = ", ".join(_keys_set_to_false("metric", data.section.options)) or "metric"
+            keys = ", ".join(_keys_set_to_false("metric", data.section)) or "metric"
             off = "" if data.train.metric else f" ({keys}: false)"
             where = f"heads.{name} ({model.plugin_name(name)})"
             raise ConfigError(f"{where} {error} The data set is {data.section.name!r}{off}.") from None
@@ -48,7 +50,7 @@ def check_required_targets(heads: Mapping[str, Head | type[Head]], data: DataSpl
         lacking = [key for key in model_head.required_targets if key not in data.provides]
         if lacking:
             labelled = f"{', '.join(data.provides)} only" if data.provides else "nothing"
-            off = [name for key in lacking for name in _keys_set_to_false(key, data.section.options)]
+            off = [name for key in lacking for name in _keys_set_to_false(key, data.section)]
             raise ConfigError(
                 f"{head} needs {', '.join(lacking)}, but the data set {data.section.name!r} labels {labelled}. Fix: "
                 f"{'set ' + ', '.join(f'{name}=true' for name in off) if off else 'use another head or data set'}."
@@ -82,6 +84,9 @@ def check_channels(dataset: Dataset, model: InferenceModel) -> None:
         )
 
 
-def _keys_set_to_false(key: str, options: Mapping[str, Any]) -> list[str]:
+def _keys_set_to_false(key: str, section: DataSection) -> list[str]:
     """The dotted names of an option of the data where its value is false: data.metric, data.sets.NAME.metric."""
+    is_plugin = section.name in registry.find("datasets")
+    defaults = signature(registry.load("datasets", section.name)).parameters if is_plugin else {}
+    options = {name: x.default for name, x in defaults.items()} | section.options
     return [".".join(("data", *path)) for path in keys(options) if path[-1] == key and at(options, path) is False]

@@ -12,7 +12,7 @@ from densevit.data.data_builder import DataSource, build_data
 from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
-from densevit.evaluation.overrides import resizing_for, with_resizing
+from densevit.evaluation.overrides import evaluation_overrides
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
 from densevit.interfaces import Batch, Class, Dataset, Predictions
@@ -136,8 +136,9 @@ def evaluate(
         resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
         splits = build_data(resizing, val=data)
     elif isinstance(data, str | Path):
-        resizing = resizing_for(data, model.training_data)
-        splits = build_data(configs.section("data", data, "evaluate", resizing))
+        trained, changes = model.training_data, evaluation_overrides({"data": str(data)}, model.training_data)
+        values = str(data) if trained is None else trained.model_dump()
+        splits = build_data(configs.section("data", values, "evaluate", changes))
     elif (source := data or model.config or model.training_data) is not None:
         splits = build_data(source)
     else:
@@ -154,7 +155,7 @@ def evaluate(
 
 def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:
     """The model with overrides applied to its config."""
-    changes = with_resizing(overrides, model.training_data)
+    changes = evaluation_overrides(overrides, model.training_data)
     if model.config is None:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
     config = configs.from_mapping(model.config.model_dump(), "evaluate", changes)

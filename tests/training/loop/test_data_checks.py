@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import densevit
+from densevit.config import section
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import ConfigError, DataError
 from densevit.model.batch_checks import check_batch
 from densevit.targets import RunLengthMasks
-from densevit.training.loop.data_checks import check_splits
+from densevit.training.loop.data_checks import check_required_targets, check_splits
 from tests.training.loop.test_dense_module import Images, module_of
 
 
@@ -37,6 +38,13 @@ def test_a_head_without_its_targets_in_the_data_is_an_error_unless_the_method_ne
     method.needs_labels = True
     with pytest.raises(ConfigError, match=r"heads\.far \(dpt\) needs depth, but the data set .scenes. labels"):
         check_splits(data, model, method)
+
+
+def test_the_option_of_the_data_that_reads_lacking_targets_is_named():
+    data: Any = SimpleNamespace(provides=["boxes"], section=section("data", {"name": "coco"}, "x"))
+    head: Any = SimpleNamespace(required_targets=["masks"])
+    with pytest.raises(ConfigError, match=r"needs masks, .* labels boxes only\. Fix: set data\.masks=true\."):
+        check_required_targets({"heads.x": head}, data)
 
 
 @pytest.mark.parametrize(
