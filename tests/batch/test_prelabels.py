@@ -20,8 +20,11 @@ MODEL: Any = SimpleNamespace(
     classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint=lambda: "0123456789abcdef"
 )
 
-CATEGORIES = {"detection": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]}
-SETTINGS = {"model": "run", "weights": MODEL.fingerprint(), "categories": CATEGORIES}
+SETTINGS = {
+    "model": "run",
+    "weights": MODEL.fingerprint(),
+    "categories": {"detection": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]},
+}
 
 
 def folder(tmp_path: Path, entries: list, name: str = "predictions.json") -> Path:

@@ -12,9 +12,6 @@ from densevit_checkpoints.preprocessing import timm_metadata
 from densevit_heads.dpt.checkpoints import KITTI, NYU
 from tests.configs.published import with_variants
 
-VIT = {"name": "vit", "variant": "nano", "feature_norm": False}
-
-
 SETR, DPT, DPT_MAPS = {"name": "setr", "decoder": "naive"}, {"name": "dpt"}, {"name": "dpt_segmentation"}
 CITIES, OWN = segmentation_classes(19), segmentation_classes(2, ["road", "tree"])
 ADE = {"data.preset": "ade20k", "data.transforms.short_side": 512, "inference.window": 512, "inference.stride": 341}
@@ -66,7 +63,11 @@ def value_at(values, key):
 def test_settings_are_those_of_the_layout_s_data(layout, head, classes, expected):
     task = "depth" if head["name"] == "dpt" else "segmentation"
     config = configs.from_mapping(
-        with_settings(find(layout), {"backbone": VIT, "heads": {task: head}}, {task: classes})
+        with_settings(
+            find(layout),
+            {"backbone": {"name": "vit", "variant": "nano", "feature_norm": False}, "heads": {task: head}},
+            {task: classes},
+        )
     )
     configs.check_plugins(config)
     assert config.weights is None and config.heads[task].options == {k: v for k, v in head.items() if k != "name"}

@@ -24,8 +24,15 @@ def test_file_is_parsed_into_sections_with_defaults_and_options():
 
 
 def test_dump_round_trips():
-    overrides = ["optim.lr_per_256=1e-5", "data.image_size=[96, 128]", "data.word='1e-4'", "data.no='yes'"]
-    overrides += ["data.n=null", "heads.detection.neck={name: fpn, depth: 2}", "data.deep={a: [1, {b: c}]}"]
+    overrides = [
+        "optim.lr_per_256=1e-5",
+        "data.image_size=[96, 128]",
+        "data.word='1e-4'",
+        "data.no='yes'",
+        "data.n=null",
+        "heads.detection.neck={name: fpn, depth: 2}",
+        "data.deep={a: [1, {b: c}]}",
+    ]
     first = config.load("mine.yaml", overrides)
     write("dumped.yaml", config.dump(first, {"steps an epoch": "63"}))
     assert "# steps an epoch: 63\n" in Path("dumped.yaml").read_text()

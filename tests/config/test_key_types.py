@@ -77,8 +77,15 @@ def is_dict(kind: Any) -> bool:
 
 def section_of(group: str, name: str) -> tuple[str, dict[str, Any]]:
     """The key and the values of a section that has this plugin."""
-    key = {"backbones": "backbone", "heads": "heads.boxes", "necks": "heads.boxes.neck", "datasets": "data"}
-    key |= {"transforms": "data.transforms", "evaluators": "heads.boxes.evaluation", "methods": "method"}
+    key = {
+        "backbones": "backbone",
+        "heads": "heads.boxes",
+        "necks": "heads.boxes.neck",
+        "datasets": "data",
+        "transforms": "data.transforms",
+        "evaluators": "heads.boxes.evaluation",
+        "methods": "method",
+    }
     return key.get(group, "optim"), {"name": name}
 
 

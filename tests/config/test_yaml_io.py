@@ -8,8 +8,17 @@ from tests.config.conftest import MINE, message, write
 
 
 def test_plain_scalars_are_parsed_by_their_form():
-    values = {"1e-4": 1e-4, "-2.5E+3": -2500.0, ".5": 0.5, "1_000": 1000, "010": 10, "true": True, ".inf": math.inf}
-    values |= {"~": None, "[1e-4, x]": [1e-4, "x"]}
+    values = {
+        "1e-4": 1e-4,
+        "-2.5E+3": -2500.0,
+        ".5": 0.5,
+        "1_000": 1000,
+        "010": 10,
+        "true": True,
+        ".inf": math.inf,
+        "~": None,
+        "[1e-4, x]": [1e-4, "x"],
+    }
     values |= {word: word for word in ("yes", "off", "12:30", "2024-01-02", "1e", "e5", "0x1F", "1.2.3")}
     for text, value in values.items():
         read = yaml_io.parse(f"key: {text}", "test")["key"]

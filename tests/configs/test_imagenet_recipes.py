@@ -48,8 +48,14 @@ def test_settings_are_the_published_ones() -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("name", SETTINGS)
 def test_recipe_trains_one_step(name: str, photos: Path) -> None:
-    smaller = [f"data.root={photos}", "data.batch_size=2", "data.num_workers=0", "data.image_size=64"]
-    smaller += ["backbone.variant=nano", *(["backbone.features=[6]"] if "vit" in name or "deit" in name else [])]
+    smaller = [
+        f"data.root={photos}",
+        "data.batch_size=2",
+        "data.num_workers=0",
+        "data.image_size=64",
+        "backbone.variant=nano",
+        *(["backbone.features=[6]"] if "vit" in name or "deit" in name else []),
+    ]
     if name == "beit_vit_base":
         smaller.append(f"method.tokenizer={{name: '{__name__}:Tokenizer'}}")
     if name == "deit_small_distilled":

@@ -71,8 +71,10 @@ def test_examples_of_public_names_run(
     changes: list[str] = []
     functions = {name: getattr(densevit, name) for name in densevit.__all__}
     methods = inspect.getmembers(densevit.DenseModel, inspect.isfunction)
-    public = [(densevit.DenseModel, name, method) for name, method in methods if not name.startswith("_")]
-    public += [(densevit, name, function) for name, function in functions.items() if inspect.isfunction(function)]
+    public = [
+        *((densevit.DenseModel, name, method) for name, method in methods if not name.startswith("_")),
+        *((densevit, name, function) for name, function in functions.items() if inspect.isfunction(function)),
+    ]
     for owner, name, function in public:
         if function.__module__.startswith("densevit"):
             monkeypatch.setattr(owner, name, watched(function, changes))

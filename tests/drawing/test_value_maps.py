@@ -5,14 +5,13 @@ import numpy as np
 
 from densevit.drawing.value_maps import TOO_FAR, TOO_NEAR, UNKNOWN, value_map_panels
 
-FONT_SIZE = 12
 INFERNO = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 BRIGHT, DARK = tuple(INFERNO[255]), tuple(INFERNO[0])
 
 
 def panels(prediction: dict, truth: np.ndarray | None = None, zoom: int = 1) -> dict[str, np.ndarray]:
     [(key, value)] = prediction.items()
-    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, FONT_SIZE)
+    found = value_map_panels(value, truth, "m", key == "inverse_depth", zoom, 12)
     return {name: np.asarray(panel) for name, panel in found.items()}
 
 

@@ -76,11 +76,11 @@ def random_images(seed, count=20):
         boxes = np.concatenate([corners, corners + 30 + 80 * rng.random(corners.shape)], axis=1)
         labels = rng.integers(0, 3, len(boxes))
         found = [
-            ((box + rng.normal(0, 15 * rng.random(), 4)).tolist(), int(rng.integers(0, 3)), rng.random())
-            for box in boxes
-        ]
-        found += [
-            (box.tolist(), int(label), rng.random()) for box, label in zip(boxes + 4, labels, strict=True) if label
+            *(
+                ((box + rng.normal(0, 15 * rng.random(), 4)).tolist(), int(rng.integers(0, 3)), rng.random())
+                for box in boxes
+            ),
+            *((box.tolist(), int(label), rng.random()) for box, label in zip(boxes + 4, labels, strict=True) if label),
         ]
         images.append(image(n, list(zip(boxes.tolist(), labels.tolist(), strict=True)), found))
     return images

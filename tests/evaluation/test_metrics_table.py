@@ -17,9 +17,17 @@ def shown(metrics: dict[str, float]) -> list[list[str]]:
 
 
 def test_metrics_of_several_heads_share_a_table_and_other_classes_have_a_separate_one():
-    metrics = {"boxes/AP": 0.0, "boxes/AP50": 0.01, "boxes/AP/cat": 0.5, "boxes/AP/[red]dog[/]": 0.5}
-    metrics |= {"maps/mIoU": 0.5, "maps/IoU/sky/blue": 0.5, "maps/IoU/road": 0.25}
-    metrics |= {"depth/AbsRel": 0.12345, "depth/RMSE": math.nan}
+    metrics = {
+        "boxes/AP": 0.0,
+        "boxes/AP50": 0.01,
+        "boxes/AP/cat": 0.5,
+        "boxes/AP/[red]dog[/]": 0.5,
+        "maps/mIoU": 0.5,
+        "maps/IoU/sky/blue": 0.5,
+        "maps/IoU/road": 0.25,
+        "depth/AbsRel": 0.12345,
+        "depth/RMSE": math.nan,
+    }
     assert shown(metrics) == [
         ["boxes", "AP", "0.0000", "AP50", "0.0100"],
         ["maps", "mIoU", "0.5000"],

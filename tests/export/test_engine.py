@@ -26,7 +26,6 @@ from tests.registry.test_classes_in_files import MODEL, write
 from tests.registry.test_classes_in_files import sentinel as sentinel  # a fixture
 
 MODULE = "tests.export.test_engine"
-RESNET = {"name": "resnet", "depth": 18}
 DETR = {"name": "detr", "num_queries": 5, "transformer": {"width": 16, "encoder_layers": 1, "decoder_layers": 1}}
 SETR = {"name": "setr", "decoder": "naive", "width": 16}
 
@@ -61,7 +60,7 @@ class Brightness(Head):
 
 def created(heads: Mapping[str, Any], size: int | None = 64) -> DenseModel:
     torch.manual_seed(0)
-    predictor = densevit.create_model(RESNET, heads, {name: ["cat", "dog"] for name in heads})
+    predictor = densevit.create_model({"name": "resnet", "depth": 18}, heads, {name: ["cat", "dog"] for name in heads})
     return predictor if size is None else predictor.with_resize(DefaultTransforms(size))
 
 

@@ -141,8 +141,10 @@ def test_a_program_gets_the_objects_above_the_threshold_that_it_passes(program: 
 
 
 EACH_KIND = [(head, FOUR_MAPS) for head in ("one-stage", "mask2former", "dpt", "classifier")]
-ROWS = [pytest.param(*row, marks=pytest.mark.integration) for row in EACH_KIND]
-ROWS += [pytest.param(head, BACKBONES["resnet"], marks=pytest.mark.slow) for head in ALL]
+ROWS = [
+    *(pytest.param(*row, marks=pytest.mark.integration) for row in EACH_KIND),
+    *(pytest.param(head, BACKBONES["resnet"], marks=pytest.mark.slow) for head in ALL),
+]
 
 
 @pytest.mark.parametrize(("head", "backbone"), ROWS)

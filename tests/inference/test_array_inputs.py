@@ -36,8 +36,21 @@ def test_all_kinds_of_input_have_the_same_pixels(tmp_path: Path, address: str):
     tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
     floats = PIXELS / 255
     with path.open("rb") as file:
-        inputs = [path, str(path), f"{address}/image.png", PNG, bytearray(PNG), memoryview(PNG), io.BytesIO(PNG), file]
-        inputs += [Image.open(path), Image.fromarray(PIXELS), PIXELS, PIXELS[:, ::-1][:, ::-1], tensor]
+        inputs = [
+            path,
+            str(path),
+            f"{address}/image.png",
+            PNG,
+            bytearray(PNG),
+            memoryview(PNG),
+            io.BytesIO(PNG),
+            file,
+            Image.open(path),
+            Image.fromarray(PIXELS),
+            PIXELS,
+            PIXELS[:, ::-1][:, ::-1],
+            tensor,
+        ]
         read_only = PIXELS.copy()
         read_only.flags.writeable = False
         inputs += [read_only, floats, floats.astype(np.float32), torch.from_numpy(floats).permute(2, 0, 1)]

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.losses.boxes import to_corners
@@ -41,16 +40,6 @@ def test_extreme_logits_stay_finite():
 L, B, Q, K = 2, 3, 4, 3
 
 
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor, Objects, MatchedPairs]:
-    """Random predictions; three objects in the first image, none in the second, one in the third."""
-    logits, boxes = torch.randn(L, B, Q, K + 1), 0.2 + 0.5 * torch.rand(L, B, Q, 4)
-    image = torch.tensor([0, 0, 0, 2])
-    objects = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), image, [3, 0, 1], [0, 1, 2])
-    pairs = MatchedPairs(image, torch.tensor([[3, 0, 1, 2], [1, 2, 0, 0]]), torch.arange(4).repeat(2, 1))
-    return logits.requires_grad_(), boxes.requires_grad_(), objects, pairs
-
-
 @pytest.mark.parametrize(
     ("classification", "theirs", "gamma"),
     [
@@ -60,18 +49,21 @@ def batch() -> tuple[Tensor, Tensor, Objects, MatchedPairs]:
         ("iou_aware", "loss_ce", 2.0),
     ],
 )
-def test_losses_with_iou_targets_match_transformers(
-    batch: tuple[Tensor, Tensor, Objects, MatchedPairs], classification: Classification, theirs: str, gamma: float
-):
-    """RT-DETR's varifocal, DEIMv2's matchability-aware and LW-DETR's loss, for boxes that overlap their objects."""
+def test_losses_with_iou_targets_match_transformers(classification: Classification, theirs: str, gamma: float):
+    """RT-DETR's varifocal, DEIMv2's matchability-aware and LW-DETR's loss, for boxes that overlap their objects: three
+    in the first image, none in the second, one in the third."""
     from transformers.loss.loss_deimv2 import Deimv2Loss
     from transformers.loss.loss_lw_detr import LwDetrImageLoss
     from transformers.loss.loss_rt_detr import RTDetrLoss
 
     others = {"mal": Deimv2Loss.loss_labels_mal, "iou_aware": LwDetrImageLoss.loss_labels}
     loss = others.get(classification, RTDetrLoss.loss_labels_vfl)
-    logits, boxes, objects, pairs = batch
-    logits, boxes = logits[..., :K], boxes.detach()
+    logits = torch.randn(L, B, Q, K, requires_grad=True)
+    learned = (0.2 + 0.5 * torch.rand(L, B, Q, 4)).requires_grad_()
+    image = torch.tensor([0, 0, 0, 2])
+    objects = Objects(0.2 + 0.5 * torch.rand(4, 4), torch.tensor([2, 0, 1, 1]), image, [3, 0, 1], [0, 1, 2])
+    pairs = MatchedPairs(image, torch.tensor([[3, 0, 1, 2], [1, 2, 0, 0]]), torch.arange(4).repeat(2, 1))
+    boxes = learned.detach()
     boxes[pairs.layer, pairs.image, pairs.query] = objects.boxes[pairs.target] * (0.8 + 0.4 * torch.rand(L, 4, 4))
     found = set_losses(logits, boxes, objects, pairs, LossContext(), classification).label
     third = set_losses(logits, boxes, objects, pairs, LossContext(), classification, torch.tensor(12.0)).label
@@ -87,7 +79,6 @@ def test_losses_with_iou_targets_match_transformers(
         criterion._get_source_permutation_idx = lambda _, at=at: at
         expected = loss(criterion, {"logits": logits[layer], "pred_boxes": boxes[layer]}, targets, indices, 4)
         torch.testing.assert_close(found[layer], expected[theirs])
-    learned = batch[1]
     (gradient,) = torch.autograd.grad(
         set_losses(logits, learned, objects, pairs, LossContext(), classification).label.sum(),
         learned,

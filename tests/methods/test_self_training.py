@@ -27,8 +27,14 @@ class OneImage(CountedDataset):
     classes, provides = {"detection": CLASSES}, ("boxes", "labels", "labelled")
 
     def __getitem__(self, index):
-        targets = {"image_id": 7, "boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([2])}
-        targets |= {"area": torch.tensor([100.0]), "iscrowd": torch.tensor([False]), "labelled": ["bird"]}
+        targets = {
+            "image_id": 7,
+            "boxes": torch.tensor([[0.0, 0, 10, 10]]),
+            "labels": torch.tensor([2]),
+            "area": torch.tensor([100.0]),
+            "iscrowd": torch.tensor([False]),
+            "labelled": ["bird"],
+        }
         return {"image": torch.zeros(3, 30, 60, dtype=torch.uint8), "targets": targets}
 
 
@@ -36,8 +42,11 @@ def file_of(path: Path, objects: list[tuple[int, list[float]]]) -> Path:
     """A file of `write_predictions`. objects: category and `bbox`."""
     rows = [{"id": n, "image_id": 7, "category_id": c, "bbox": b, "score": 0.25} for n, (c, b) in enumerate(objects)]
     names = {5: "cat", 6: "dog", 7: "bird", 8: "fox"}
-    document: dict[str, Any] = {"images": [{"id": 7, "height": 30, "width": 60}]}
-    document |= {"annotations": rows, "categories": [{"id": c, "name": name} for c, name in names.items()]}
+    document: dict[str, Any] = {
+        "images": [{"id": 7, "height": 30, "width": 60}],
+        "annotations": rows,
+        "categories": [{"id": c, "name": name} for c, name in names.items()],
+    }
     path.write_text(json.dumps(document))
     return path
 

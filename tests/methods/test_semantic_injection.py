@@ -15,13 +15,15 @@ from tests.heads.cases import DFINE
 from tests.methods.test_feature_distillation import Patches
 
 pytestmark = pytest.mark.filterwarnings("ignore:method.teacher. no weights")
-HEAD = {"name": "dfine", **DFINE, "num_points": (2, 1), "min_stride": 16}
 S = {"gradient_share": (0.10, 0.12), "updates": 132, "final_start": 120 / 132}  # of RT-DETRv4-S
 
 
 def method_of(**options: Any) -> tuple[Any, SemanticInjection]:
     model = densevit.create_model(
-        {"name": "resnet", "depth": 18}, {"detection": HEAD}, classes=["a", "b"], pretrained=False
+        {"name": "resnet", "depth": 18},
+        {"detection": {"name": "dfine", **DFINE, "num_points": (2, 1), "min_stride": 16}},
+        classes=["a", "b"],
+        pretrained=False,
     )
     method = SemanticInjection(model, {"name": "tests.methods.test_feature_distillation:Patches"}, **options)
     method.teacher = densevit.DenseModel(Patches(16), {}).requires_grad_(False).eval()

@@ -10,8 +10,13 @@ from densevit.model.parameter_groups import ParameterRate, parameter_groups
 
 def test_trained_parameters_of_one_rate_decay_and_options_are_a_group():
     a, b, c, d, frozen = (nn.Parameter(torch.zeros(1)) for _ in range(5))
-    rates = [ParameterRate("a", a, 0.1, 0.5), ParameterRate("b", b, 0.1, 0.0), ParameterRate("c", c, 0.1, 0.5)]
-    rates += [ParameterRate("d", d, 0.1, 0.5, {"muon": True}), ParameterRate("frozen", frozen, None, 0.5)]
+    rates = [
+        ParameterRate("a", a, 0.1, 0.5),
+        ParameterRate("b", b, 0.1, 0.0),
+        ParameterRate("c", c, 0.1, 0.5),
+        ParameterRate("d", d, 0.1, 0.5, {"muon": True}),
+        ParameterRate("frozen", frozen, None, 0.5),
+    ]
     assert parameter_groups(rates) == [
         {"params": [a, c], "lr": 0.1, "weight_decay": 0.5},
         {"params": [b], "lr": 0.1, "weight_decay": 0.0},

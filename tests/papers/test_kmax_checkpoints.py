@@ -12,8 +12,17 @@ from densevit_checkpoints.recognition import recognise
 from tests.random_weights import randomise
 
 RESNET = {"name": "resnet", "depth": 18, "norm": "sync", "norm_eps": 1e-3}
-HEAD = {"name": "kmax_deeplab", "num_queries": 7, "layers": [1, 2, 1], "pixel_layers": [1, 2, 1, 1], "width": 16}
-HEAD |= {"pixel_width": 4, "num_heads": 4, "align_corners": True, "feedforward": 24}
+HEAD = {
+    "name": "kmax_deeplab",
+    "num_queries": 7,
+    "layers": [1, 2, 1],
+    "pixel_layers": [1, 2, 1, 1],
+    "width": 16,
+    "pixel_width": 4,
+    "num_heads": 4,
+    "align_corners": True,
+    "feedforward": 24,
+}
 
 
 def authors_state() -> dict[str, Tensor]:

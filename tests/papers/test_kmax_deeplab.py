@@ -13,8 +13,15 @@ from densevit_workbench.testing.targets import random_targets
 from tests.papers.small_models import attended, conv_norm, normed, randomised
 from tests.papers.test_max_deeplab import CLASSES, map_of, outputs_of
 
-SMALL = {"num_queries": 6, "layers": (1, 1, 1), "pixel_layers": (1, 1, 1, 1)}
-SMALL |= {"width": 16, "pixel_width": 4, "num_heads": 2, "feedforward": 16}
+SMALL = {
+    "num_queries": 6,
+    "layers": (1, 1, 1),
+    "pixel_layers": (1, 1, 1, 1),
+    "width": 16,
+    "pixel_width": 4,
+    "num_heads": 2,
+    "feedforward": 16,
+}
 
 
 # ---- layers ----

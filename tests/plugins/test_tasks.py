@@ -72,11 +72,6 @@ def poses(trained: Callable[[str, str], Path]) -> Path:
     return trained("poses", POSES)
 
 
-@pytest.fixture
-def normals(trained: Callable[[str, str], Path]) -> Path:
-    return trained("normals", NORMALS)
-
-
 def validation_samples(folder: Path) -> list[Any]:
     data = build_data(load_config(next(folder.glob("*.yaml")))).val
     return [data[index] for index in range(len(data))]
@@ -104,9 +99,15 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
         for n, (x0, y0, x1, y1) in enumerate(targets["boxes"].tolist()):
             points = [(x - 0.5, y - 0.5, v) if v else (0, 0, 0) for x, y, v in targets["keypoints"][n].tolist()]
             numbers = [number for point in points for number in point]
-            annotation = {"id": len(annotations) + 1, "image_id": targets["image_id"], "category_id": 7}
-            annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": targets["area"][n].item()}
-            annotation |= {"iscrowd": int(targets["iscrowd"][n]), "keypoints": numbers}
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": targets["image_id"],
+                "category_id": 7,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": targets["area"][n].item(),
+                "iscrowd": int(targets["iscrowd"][n]),
+                "keypoints": numbers,
+            }
             annotation["num_keypoints"] = sum(v > 0 for _, _, v in points)
             annotations.append(annotation)
     assert {annotation["iscrowd"] for annotation in annotations} == {0, 1}
@@ -131,8 +132,8 @@ def test_keypoint_metrics_equal_those_of_pycocotools_on_the_written_files(poses,
 # ---- surface normals ----
 
 
-def test_written_normals_have_the_errors_of_the_metrics(normals):
-    errors = []
+def test_written_normals_have_the_errors_of_the_metrics(trained: Callable[[str, str], Path]):
+    normals, errors = trained("normals", NORMALS), []
     for sample in validation_samples(normals):
         image_id, truth = sample["targets"]["image_id"], sample["targets"]["normals"].numpy()
         found = np.load(normals / "predicted" / "normals" / f"{image_id}.npy")

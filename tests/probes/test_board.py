@@ -71,27 +71,21 @@ def test_the_orders_of_frozen_and_trained_backbones_have_kendalls_tau(tmp_path):
         assert f"| f s/m0 | s/m0 | 4 | {tau} |" in tables(tmp_path)
 
 
-@pytest.fixture
-def camvid(tmp_path):
-    """Splits of label maps of three classes."""
+MODEL = SimpleNamespace(backbone=SimpleNamespace(strides=(16,)))
+
+
+def test_training_images_are_in_the_digest(tmp_path):
+    """A cheat: the images of the evaluation are the training images; and labels of training images are changed."""
     rng = np.random.default_rng(0)
     for split, number in itertools.product(("train", "val"), range(3)):
         labels = rng.integers(3, size=(32, 48)).astype(np.uint8)
         for kind, array in (("images", np.repeat(labels[..., None] * 80, 3, 2)), ("labels", labels)):
             save_image(tmp_path / kind / split / f"{number}.png", array)
-    parts = (LabelMaps(split, root=str(tmp_path), classes=["sky", "road", "pole"]) for split in ("train", "val"))
-    return SimpleNamespace(**dict(zip(("train", "val"), parts, strict=True)))
-
-
-MODEL = SimpleNamespace(backbone=SimpleNamespace(strides=(16,)))
-
-
-def test_training_images_are_in_the_digest(camvid):
-    """A cheat: the images of the evaluation are the training images; and labels of training images are changed."""
-    config, data = Protocol.read("quick").config({"name": "pixels"}), camvid
+    train, val = (LabelMaps(split, root=str(tmp_path), classes=["sky", "road", "pole"]) for split in ("train", "val"))
+    config, data = Protocol.read("quick").config({"name": "pixels"}), SimpleNamespace(train=train, val=val)
     honest = parts_of(config, data, MODEL, {})
-    leaked = parts_of(config, SimpleNamespace(train=data.val, val=data.val), MODEL, {})
-    path = Path(data.train.root) / "labels" / "train" / "1.png"
+    leaked = parts_of(config, SimpleNamespace(train=val, val=val), MODEL, {})
+    path = tmp_path / "labels" / "train" / "1.png"
     Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
     changed = parts_of(config, data, MODEL, {})
     assert len({digest_of(parts) for parts in (honest, leaked, changed)}) == 3

@@ -20,8 +20,27 @@ from densevit.weights import model_file
 
 pytestmark = pytest.mark.integration
 
-NAMES = ("weights", "name", "options", "heads", "sets", "neck", "evaluation", "data", "method", "teacher", "schedule")
-NAMES += ("transforms", "final_phase", "callbacks", "backbone", "optim", "trainer", "loggers", "pretrained")
+NAMES = (
+    "weights",
+    "name",
+    "options",
+    "heads",
+    "sets",
+    "neck",
+    "evaluation",
+    "data",
+    "method",
+    "teacher",
+    "schedule",
+    "transforms",
+    "final_phase",
+    "callbacks",
+    "backbone",
+    "optim",
+    "trainer",
+    "loggers",
+    "pretrained",
+)
 CLASS = "sentinel_module:Sentinel"
 VALUES: dict[str, Any] = {
     "backbone": {"name": "resnet", "depth": 18},

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 
-MOST_BYTES = 5_000_000
-
-
 VOID = ("meta", "img", "br", "line", "polyline", "circle")
 
 
@@ -44,7 +41,7 @@ def check_self_contained(path: Path) -> int:
     """Parses a page: it is small, references nothing external, and all images decode. Returns the number of images,
     without those of confusion matrices."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.encode()) < MOST_BYTES
+    assert len(text.encode()) < 5_000_000
     assert not re.search(r"https?://|url\((?!#)|@import|<script|<link|<iframe", text)
     links = Page(text).links
     for link in links:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from .conftest import TINY, Refused
 
-DEEP = "[" * 100_000
 KERNEL = "backbone.patch_embed.weight"
 
 
@@ -132,7 +131,7 @@ INDEX = "hub/model.safetensors.index.json"
     (
         ("x.pth", saved({"model": {"model": {}}}), "no state dict, but a dict of the keys model"),
         ("hub/config.json", '{"pretrained_cfg": {"mean": [1, 2]}}', "three numbers are expected"),
-        (INDEX, DEEP, "not an index of shards"),
+        (INDEX, "[" * 100_000, "not an index of shards"),
         (INDEX, '{"weight_map": 5}', "not an index of shards"),
         (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "No such file or directory: 'hub/b.safetensors'"),
     ),

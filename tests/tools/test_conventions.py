@@ -40,10 +40,16 @@ CONFIG = (
 MEASURED = {"docs/results.json": json.dumps(RESULTS), "docs/results.md": PAGE, "configs/fcn.yaml": CONFIG}
 RECIPE = "# Published, not run here: box AP 0.4\n#   densevit train configs/coco/fcn.yaml data.root=x\n"
 SECTIONS = "backbone: {name: swin}\nheads: {}\ndata: {name: scenes}\ntrainer: {max_steps: 1}\n"
-BASES = {"configs/a.yaml": f"{SECTIONS}seed: 1\n", "configs/b.yaml": f"base: a.yaml\n{SECTIONS}"}
-BASES |= {"configs/data/c.yaml": "name: coco\nbatch_size: 2\n", "configs/data/d.yaml": "base: c.yaml\nname: coco\n"}
-CONTRACT = '[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]\nname = "rows"\n'
-CONTRACT += 'type = "layers"\ncontainers = ["densevit"]\nlayers = ["training", "data : config"]\n'
+BASES = {
+    "configs/a.yaml": f"{SECTIONS}seed: 1\n",
+    "configs/b.yaml": f"base: a.yaml\n{SECTIONS}",
+    "configs/data/c.yaml": "name: coco\nbatch_size: 2\n",
+    "configs/data/d.yaml": "base: c.yaml\nname: coco\n",
+}
+CONTRACT = (
+    '[tool.importlinter]\nroot_package = "densevit"\n[[tool.importlinter.contracts]]\nname = "rows"\n'
+    'type = "layers"\ncontainers = ["densevit"]\nlayers = ["training", "data : config"]\n'
+)
 TABLE = "## Packages\n\n| packages | |\n|---|---|\n| `training` | runs |\n| `data`, `config` | loads |\n\n"
 WALK = "## Walks\n\n### In each step\n\n| losses | `Net.step` in `densevit/net.py` |\n"
 NET = '"""Nets."""\n\n\nclass Net:\n    """A net."""\n\n    def step(self): ...\n'

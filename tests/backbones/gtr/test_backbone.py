@@ -93,8 +93,11 @@ def test_other_files_are_refused_in_one_line(state):
     state["backbone.backbone._model.blocks.0.mlp.dwconv.weight"] = torch.zeros(500, 1, 3, 3)
     with pytest.raises(WeightsError, match="192 and 500 channels is not a known variant: s 192 512, m"):
         describe(state, find("gtr-backbone"))
-    fused = {"patch_embed.convs.0.conv_bn_fused.weight": torch.zeros(24, 3, 3, 3)}
-    fused |= {"blocks.0.attn.gk_proj.0.weight": torch.zeros(16, 192), "blocks.0.mlp.gate_w": torch.zeros(512, 192)}
+    fused = {
+        "patch_embed.convs.0.conv_bn_fused.weight": torch.zeros(24, 3, 3, 3),
+        "blocks.0.attn.gk_proj.0.weight": torch.zeros(16, 192),
+        "blocks.0.mlp.gate_w": torch.zeros(512, 192),
+    }
     fused = {f"backbone.backbone._model.{key}": x for key, x in fused.items()}
     assert recognise(fused).name == "gtr-deployed"
     with pytest.raises(WeightsError, match=r"^[^\n]*converted for deployment.*Fix: [^\n]*$"):

@@ -18,8 +18,15 @@ PUBLISHED = {  # width, blocks, heads, fusion, channels, features of V2
     "base": (768, 12, 12, 128, [96, 192, 384, 768], (3, 6, 9, 12)),
     "large": (1024, 24, 16, 256, [256, 512, 1024, 1024], (5, 12, 18, 24)),
 }
-VIT = {"name": "vit", "variant": "nano", "patch_size": 14, "image_size": 70, "layer_scale": 1e-5}
-VIT |= {"features": [2, 3, 5, 6], "position_resizing": "bicubic"}
+VIT = {
+    "name": "vit",
+    "variant": "nano",
+    "patch_size": 14,
+    "image_size": 70,
+    "layer_scale": 1e-5,
+    "features": [2, 3, 5, 6],
+    "position_resizing": "bicubic",
+}
 DPT = {"name": "dpt", "upsampling": "exact", "width": 64, "reassemble_channels": [24, 48, 96, 128]}
 
 
@@ -50,8 +57,14 @@ def test_published_sizes_are_described_with_their_licence(size):
     layout = recognise(state, metadata=metadata)
     assert layout.name == "transformers-depth-anything-metric"
     backbone = {**VIT, "variant": size, "features": features}
-    head = {**DPT, "output": "sigmoid", "width": fusion, "reassemble_channels": channels}
-    head |= {"min_depth": 1e-6, "max_depth": 80.0}
+    head = {
+        **DPT,
+        "output": "sigmoid",
+        "width": fusion,
+        "reassemble_channels": channels,
+        "min_depth": 1e-6,
+        "max_depth": 80.0,
+    }
     assert describe(state, layout, metadata) == {"backbone": backbone, "heads": {"depth": head}}
     licence = "Apache-2.0" if size == "small" else "CC-BY-NC-4.0"
     own = translate_checkpoint(Checkpoint(state, "a.bin", metadata=metadata), layout)

@@ -97,10 +97,12 @@ def states_of(source, name):
         return [dict(revert_weight_conversion(theirs, theirs.state_dict())), theirs.state_dict()]
 
 
-ROWS = [("timm", name, *row) for name, row in TIMM.items()]
-ROWS += [("torchvision", name, *row) for name, row in TORCHVISION.items()]
-ROWS += [("transformers", name, *row[1:]) for name, row in TRANSFORMERS.items()]
-ROWS += [("released", name, *row) for name, row in RELEASED.items()]
+ROWS = [
+    *(("timm", name, *row) for name, row in TIMM.items()),
+    *(("torchvision", name, *row) for name, row in TORCHVISION.items()),
+    *(("transformers", name, *row[1:]) for name, row in TRANSFORMERS.items()),
+    *(("released", name, *row) for name, row in RELEASED.items()),
+]
 
 
 @pytest.mark.parametrize(("source", "name", "layout", "section"), ROWS, ids=lambda x: x if isinstance(x, str) else "")

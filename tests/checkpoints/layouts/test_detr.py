@@ -84,8 +84,16 @@ def test_released_names_are_described():
         if (original := key.removeprefix("transformer.decoder.")) in state:
             state[key] = state[original]
     state = DEFORMABLE_DETR.special.rearrange.forward(state)
-    head = {"name": "deformable_detr", "num_queries": 300, "transformer": {**TRANSFORMER, "feedforward": 1024}}
-    head |= {"num_levels": 4, "min_stride": 8, "num_points": 4, "box_refinement": True, "two_stage": True}
+    head = {
+        "name": "deformable_detr",
+        "num_queries": 300,
+        "transformer": {**TRANSFORMER, "feedforward": 1024},
+        "num_levels": 4,
+        "min_stride": 8,
+        "num_points": 4,
+        "box_refinement": True,
+        "two_stage": True,
+    }
     assert describe(state, DEFORMABLE_DETR) == {
         "backbone": R50, "heads": {"detection": head | {"blank_padding": False}},
     }  # fmt: skip
@@ -118,8 +126,6 @@ def test_classes_other_than_coco_s_of_as_many_rows_are_refused():
 
 # ---- a detector that starts panoptic DETR ----
 
-WIDTH = 128
-
 
 def test_a_detector_of_the_same_classes_starts_the_head(tmp_path):
     """All of its tensors are loaded, also those of the 133 classes among 250 file ids; the mask head is new."""
@@ -142,11 +148,15 @@ def test_a_detector_of_the_same_classes_starts_the_head(tmp_path):
 
 def started(file, classes):
     """The initial values of a model, the model with the weights of a file, and the report."""
-    small = {"width": WIDTH, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
+    small = {"width": 128, "encoder_layers": 2, "decoder_layers": 2, "feedforward": 48}
     detr = {"num_queries": 5, "transformer": small}
     head = {"name": "detr_panoptic", "detr": detr, "freeze_detector": True}
-    values = {"backbone": {"name": "resnet", "depth": 50, "norm": "frozen"}, "heads": {"panoptic": head}}
-    values |= {"data": {"name": "scenes"}, "trainer": {"max_steps": 1}}
+    values = {
+        "backbone": {"name": "resnet", "depth": 50, "norm": "frozen"},
+        "heads": {"panoptic": head},
+        "data": {"name": "scenes"},
+        "trainer": {"max_steps": 1},
+    }
     config = configs.from_mapping(values, "config", [f"weights={file}"])
     torch.manual_seed(0)
     initial = build_model(config, {"panoptic": classes}).state_dict()

@@ -20,8 +20,11 @@ from tests.checkpoints.layouts.originals.weights import detr_image, random_weigh
 from tests.checkpoints.layouts.recordings import recorded, size_of
 from tests.checkpoints.layouts.translations import whole
 
-POINTS = torch.tensor([1 / n for n in (3, 6, 3) for _ in range(n)])
-CONSTANTS = {"up": torch.tensor([0.5]), "reg_scale": torch.tensor([4.0]), "num_points_scale": POINTS}
+CONSTANTS = {
+    "up": torch.tensor([0.5]),
+    "reg_scale": torch.tensor([4.0]),
+    "num_points_scale": torch.tensor([1 / n for n in (3, 6, 3) for _ in range(n)]),
+}
 
 
 def state_of(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from densevit_checkpoints.foreign_weights import convert
 from densevit_checkpoints.transformers_export import export
 from tests.checkpoints.authors_files import write_in_layout
 from tests.checkpoints.layouts.models import HALF, IMAGENET, NONE, run
+from tests.checkpoints.layouts.test_depth_anything import VIT
 from tests.checkpoints.layouts.test_transformers_models import Case, compare
 from tests.checkpoints.layouts.translations import padded_batch
 
@@ -34,17 +35,26 @@ class Ours(NamedTuple):
 FROZEN = {"name": "resnet", "depth": 18, "norm": "frozen"}
 VD = {"name": "resnet", "depth": 18, "variant": "vd", "mean": [0, 0, 0], "std": [1, 1, 1]}
 HGNET = {"name": "timm", "model": "hgnetv2_b0", "mean": [0, 0, 0], "std": [1, 1, 1]}
-VIT = {"name": "vit", "variant": "nano", "patch_size": 14, "image_size": 70, "layer_scale": 1e-5}
-VIT |= {"features": [2, 3, 5, 6], "position_resizing": "bicubic"}
-DPT = {"name": "vit", "variant": "nano", "image_size": 64, "readout": "project", "feature_norm": False}
-DPT |= {"features": [1, 2, 4, 6], "mean": [0.5] * 3, "std": [0.5] * 3}
+DPT = {
+    "name": "vit",
+    "variant": "nano",
+    "image_size": 64,
+    "readout": "project",
+    "feature_norm": False,
+    "features": [1, 2, 4, 6],
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+}
 PANOPTIC_HEAD = {"width": 64, "num_heads": 8, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}
 SMALL = {"width": 64, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feedforward": 40}
 NARROW = {**SMALL, "width": 32, "dropout": 0.0}
 ENCODER = {"width": 16, "feedforward": 24, "expansion": 0.5}
 DEFORMABLE = {"name": "deformable_detr", "transformer": SMALL, "num_points": 2, "num_queries": 40}
-MASKS = {"num_queries": 7, "pixel_decoder": {"layers": 1, "feedforward": 24}}
-MASKS |= {"transformer": {"width": 64, "num_heads": 4, "decoder_layers": 2, "feedforward": 40}}
+MASKS = {
+    "num_queries": 7,
+    "pixel_decoder": {"layers": 1, "feedforward": 24},
+    "transformer": {"width": 64, "num_heads": 4, "decoder_layers": 2, "feedforward": 40},
+}
 DETECTION = "heads.detection."
 OPTIONS = [f"{DETECTION}num_points=2", f"{DETECTION}num_queries=40", f"{DETECTION}transformer.num_heads=4"]
 OURS = {

@@ -47,8 +47,10 @@ def test_invalid_json_error_names_file_and_annotation(content, facts, write_coco
 
 
 def test_roboflow_group_of_all_classes_is_no_class(write_coco):
-    categories = [{"id": 0, "name": "cell", "supercategory": "none"}]
-    categories += [{"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))]
+    categories = [
+        {"id": 0, "name": "cell", "supercategory": "none"},
+        *({"id": k, "name": name, "supercategory": "cell"} for k, name in ((7, "cell"), (90, "platelet"))),
+    ]
     content = document(categories=categories)
     for split in ("valid", "train", "test"):
         root = write_coco(content, f"{split}/_annotations.coco.json", split)

@@ -46,8 +46,10 @@ def test_single_json_is_found_under_any_name_with_its_images(file, folder, write
 def test_file_options_override_the_layout(write_coco, cwd):
     root = write_coco(None, "labels/mine.json", "photos")
     write_coco(document(images=document()["images"][:2]), "labels/other.json", "photos/other")
-    options = {"annotations": {"train": "labels/mine.json", "val": "labels/other.json"}}
-    options |= {"images": {"train": "photos", "val": "photos/other"}}
+    options = {
+        "annotations": {"train": "labels/mine.json", "val": "labels/other.json"},
+        "images": {"train": "photos", "val": "photos/other"},
+    }
     assert [len(Coco(split, root=str(root), **options)) for split in ("train", "val")] == [3, 2]
     assert len(Coco("test", root=str(root), annotations="labels/mine.json", images="photos")) == 3
     assert len(Coco("test", annotations="set/labels/mine.json", images="set/photos")) == 3

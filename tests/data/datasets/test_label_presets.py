@@ -52,8 +52,15 @@ def classes_of(preset: str, folder: Path, write_image: Write, label: Write) -> t
 def test_each_preset_reads_its_official_layout(preset, tmp_path, write_image, label):
     assert set(MADE) == {file.stem for file in PRESETS.glob("*.yaml")} == set(Preset.__args__)
     classes = classes_of(preset, tmp_path, write_image, label)
-    counts = {"ade20k": 150, "camvid": 11, "cityscapes": 19, "coco_stuff": 171, "voc": 21}
-    counts |= {"pascal_context": 60, "pascal_context_59": 59}
+    counts = {
+        "ade20k": 150,
+        "camvid": 11,
+        "cityscapes": 19,
+        "coco_stuff": 171,
+        "voc": 21,
+        "pascal_context": 60,
+        "pascal_context_59": 59,
+    }
     assert len(classes) == counts[preset.removesuffix("_train_ids")]
 
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from densevit.data.transforms.large_scale_jitter import LargeScaleJitter
 
-SIZES = [(480, 640), (1200, 300), (512, 512), (7, 900)]
-
 
 class Drawn:
     """A generator that gives the two numbers of a frame: the factor and the crop's share."""
@@ -34,7 +32,9 @@ def by_detectron2(size: tuple[int, int], target: tuple[int, int], factor: float,
 
 def test_frames_equal_detectron2():
     target = (640, 800)
-    for size, *case in itertools.product(SIZES, [0.1, 0.63, 1.0, 1.37, 2.0], [0.0, 0.3, 0.999]):  # factor, share
+    for size, *case in itertools.product(
+        [(480, 640), (1200, 300), (512, 512), (7, 900)], [0.1, 0.63, 1.0, 1.37, 2.0], [0.0, 0.3, 0.999]
+    ):  # factor, share
         frame = LargeScaleJitter(target).training_crop(*size, Drawn(*case))
         resized, offset, cropped = by_detectron2(size, target, *case)
         assert frame.size == tuple(np.maximum(cropped, 1)), case

@@ -77,8 +77,15 @@ def panoptic_sample(things: list[int]) -> Sample:
         left = 29 - 5 * len(things) + 10 * n
         panoptic[40:48, left : left + 8] = one
     masks = RunLengthMasks.from_ids(panoptic, np.array(things))
-    targets = {"image_id": 1, "size": (64, 64), "original_size": (64, 64), "panoptic": torch.from_numpy(panoptic)}
-    targets |= {"panoptic_crowds": [7], "boxes": torch.from_numpy(masks.boxes()), "masks": masks}
+    targets = {
+        "image_id": 1,
+        "size": (64, 64),
+        "original_size": (64, 64),
+        "panoptic": torch.from_numpy(panoptic),
+        "panoptic_crowds": [7],
+        "boxes": torch.from_numpy(masks.boxes()),
+        "masks": masks,
+    }
     return {
         "image": torch.zeros(3, 64, 64, dtype=torch.uint8),
         "targets": targets | {"labels": torch.zeros(len(things), dtype=torch.long)},

@@ -10,8 +10,6 @@ from densevit.config import DataSection
 from densevit.data.transforms.transform_builder import build_transforms
 from densevit.interfaces import Sample
 
-CROP: dict[str, Any] = {"name": "crop", "scales": (1.0, 1.0)}
-
 
 def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) -> Sample:
     """A black image with white boxes."""
@@ -23,7 +21,9 @@ def large(boxes: list[tuple[float, ...]], size: tuple[int, int] = (400, 600)) ->
 
 
 def crops(sample: Sample, count: int, **keys: Any) -> list[Any]:
-    transform = build_transforms(DataSection(name="coco", image_size=64, transforms=CROP | keys))[0]
+    transform = build_transforms(
+        DataSection(name="coco", image_size=64, transforms={"name": "crop", "scales": (1.0, 1.0)} | keys)
+    )[0]
     return [transform(sample, np.random.default_rng(seed)) for seed in range(count)]
 
 

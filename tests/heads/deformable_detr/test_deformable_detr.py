@@ -15,7 +15,6 @@ from densevit_heads.dino.queries import MixedQuerySelection
 from tests.heads.padded_batch import CLASSES, SIZES, padded_batch, perturbed
 
 CHANNELS, STRIDES = (6, 10), (8, 16)
-LEVELS = ((6, 8), (10, 16))
 NONE: dict[str, Any] = {  # of DINO's additions to a two-stage Deformable DETR
     "kind": Dino, "contrastive_denoising": 0, "mixed_query_selection": False, "refined_positions": False,
     "class_proposals": False, "look_forward_twice": False,
@@ -31,7 +30,7 @@ def make_head(classes: list[Class] = CLASSES, **options: Any) -> Any:
 
 
 def make_batch(*counts: int, sizes: Any = SIZES) -> Any:
-    return padded_batch(counts, LEVELS, sizes, len(CLASSES))
+    return padded_batch(counts, ((6, 8), (10, 16)), sizes, len(CLASSES))
 
 
 def test_mixed_query_selection_takes_positions_from_proposals_and_learned_contents():

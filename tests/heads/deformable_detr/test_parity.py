@@ -31,7 +31,6 @@ from tests.heads.transformers_pairs import (
 LAYERS, QUERIES = 3, 8
 CHANNELS, STRIDES = (12, 16), (4, 8)
 SIZES = [(50, 220), (37, 237), (61, 145), (64, 90)]
-COUNTS = [3, 0, 6, 1]
 WEIGHTS = {"label": ("loss_ce", 2), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
 
 MODES: dict[str, dict[str, Any]] = {
@@ -101,7 +100,7 @@ def proposal_terms(output: Any, labels: list[dict[str, Tensor]]) -> dict[str, Te
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_outputs_losses_and_gradients_match_transformers(options: dict[str, Any]):
     theirs, ours = make_pair(**options)
-    padding_mask, labels, targets = scene(SIZES, COUNTS, len(CLASSES))
+    padding_mask, labels, targets = scene(SIZES, [3, 0, 6, 1], len(CLASSES))
     H, W = padding_mask.shape[1:]
     given = [torch.randn(len(SIZES), c, -(-H // s), -(-W // s)) for c, s in zip(CHANNELS, STRIDES, strict=True)]
     features, own_features = copies(given)

@@ -108,8 +108,13 @@ def test_outputs_losses_and_gradients_match_transformers(training: bool) -> None
         assert outputs["masks"].shape == (4, 8, 32, 36)
         torch.testing.assert_close(outputs["masks"], output.pred_masks, rtol=1e-4, atol=1e-4)
 
-    names = {"label": ("loss_ce", 1), "l1": ("loss_bbox", 5), "giou": ("loss_giou", 2)}
-    names |= {"mask": ("loss_mask", 3), "dice": ("loss_dice", 7)}
+    names = {
+        "label": ("loss_ce", 1),
+        "l1": ("loss_bbox", 5),
+        "giou": ("loss_giou", 2),
+        "mask": ("loss_mask", 3),
+        "dice": ("loss_dice", 7),
+    }
     same_losses(losses, {name: weight * output.loss_dict[term] for name, (term, weight) in names.items()})
     torch.testing.assert_close(sum(losses.values()), output.loss, rtol=1e-4, atol=1e-6)
     output.loss.backward()

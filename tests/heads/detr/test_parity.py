@@ -18,7 +18,6 @@ from tests.heads.transformers_pairs import CLASSES, gradients, randomise, rename
 
 LAYERS = 3
 SIZES = [(50, 70), (37, 71), (61, 45), (64, 24)]  # no multiple of the stride among the first three
-COUNTS = [3, 0, 6, 1]
 LAYOUT = "transformers-detr", "detection"
 # A softmax does not see what is added to all keys, and the first queries are all zero.
 ROUNDING = r"attention\.key\.bias|decoder\.0\.self_attention\.(query|key|value\.weight)"
@@ -76,7 +75,7 @@ def make_pair(positions: str) -> Pair:
     randomise(theirs, 0.2, {"query_position": 3.0})
     ours = Detr((12,), (8,), CLASSES, 8, Transformer(32, 4, 2, LAYERS, 48, 0.0), positions=positions).eval()  # type: ignore[arg-type]
     ours.load_state_dict(renamed(theirs.state_dict(), *LAYOUT), strict=True)
-    padding_mask, labels, targets = scene(SIZES, COUNTS, len(CLASSES))
+    padding_mask, labels, targets = scene(SIZES, [3, 0, 6, 1], len(CLASSES))
     images = torch.randn(len(SIZES), 3, *padding_mask.shape[1:]).masked_fill(padding_mask[:, None], 0.0)
     return Pair(theirs, ours, images, padding_mask, labels, targets)
 

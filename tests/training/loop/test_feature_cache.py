@@ -94,8 +94,12 @@ def test_a_model_reads_its_cache_and_hooks_see_the_backbone():
 def test_other_weights_options_images_and_precisions_have_other_features():
     images, trained = torch.randn(2, 3, 32, 32), model_of()
     trained.backbone.norm.running_mean[0] = 1e-3
-    others = [(trained, images), (model_of(seed=1), images), (model_of(slope=0.2), images)]
-    others += [(model_of(), x) for x in (images, F.pad(images, (0, 16)), images + 1e-6, images.flip(3))]
+    others = [
+        (trained, images),
+        (model_of(seed=1), images),
+        (model_of(slope=0.2), images),
+        *((model_of(), x) for x in (images, F.pad(images, (0, 16)), images + 1e-6, images.flip(3))),
+    ]
     for model, x in others:
         found, count = computed(model, x)
         assert count == 3

@@ -4,8 +4,16 @@ from densevit_workbench.benchmarking.benchmark_results import CaseResult
 from densevit_workbench.benchmarking.benchmark_tables import markdown
 
 FACTS = {"command": "", "densevit": "1.0", "torch": "2.9", "device": "cpu (x86_64)", "threads": 2}
-TRAINING = {"runs": {"0": {}}, "seeds": [0], "images": 6000, "lr": 1e-3, "train_images": 16000, "val_images": 500}
-TRAINING |= {"device": "cpu (x86_64)", "precision": "32"}
+TRAINING = {
+    "runs": {"0": {}},
+    "seeds": [0],
+    "images": 6000,
+    "lr": 1e-3,
+    "train_images": 16000,
+    "val_images": 500,
+    "device": "cpu (x86_64)",
+    "precision": "32",
+}
 DEPTH = {
     "dpt/AbsRel": 0.1, "dpt/SqRel": 0.2, "dpt/RMSE": 0.3, "dpt/RMSElog": 0.4, "dpt/delta1": 0.5, "dpt/delta2": 0.6,
 }  # fmt: skip

@@ -6,12 +6,11 @@ from densevit_workbench.benchmarking.cases import (
     cases_of_protocol,
 )
 
-FAMILIES = ["swin", "vit", "timm"]
-HEADS = ["box_query_detr", "setr"]
-
 
 def test_the_protocol_gives_all_backbones_the_same_training_and_heads():
-    cases = cases_of_protocol(PROTOCOL, FAMILIES, HEADS, ["data.train_length=8", "heads.setr.width=64"])
+    cases = cases_of_protocol(
+        PROTOCOL, ["swin", "vit", "timm"], ["box_query_detr", "setr"], ["data.train_length=8", "heads.setr.width=64"]
+    )
     assert [case.name for case in cases[:4]] == ["swin-box_query_detr", "swin-setr", "vit-box_query_detr", "vit-setr"]
     assert len({case.fingerprint for case in cases}) == 6
     for case in cases:

@@ -74,8 +74,21 @@ def test_wrong_arguments_exit_with_2(arguments, message, tmp_path, run):
 
 
 def test_the_command_prints_json_alone_and_measures_a_changed_config_again(tmp_path, run):
-    given = ["scenes/dpt_resnet", f"backbone.name={__name__}:Tiny", "data.image_size=32"]
-    given += ["--batches", "1", "--rounds", "5", "--device", "cpu", "--out", tmp_path, "--json", "--quiet"]
+    given = [
+        "scenes/dpt_resnet",
+        f"backbone.name={__name__}:Tiny",
+        "data.image_size=32",
+        "--batches",
+        "1",
+        "--rounds",
+        "5",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+        "--json",
+        "--quiet",
+    ]
     printed = [json.loads(run("benchmark", *given, *width)) for width in ([], ["heads.depth.width=16"])]
     first, second = (one["cases"]["dpt_resnet"]["cost"]["parameters"] for one in printed)
     assert first > second > 193 * 16 + 65 * 32

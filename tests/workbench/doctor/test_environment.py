@@ -14,8 +14,13 @@ def test_the_command_shows_the_values_of_the_libraries_plugins_and_variables(ins
     install("acme", "[densevit.backbones]\nacme_net = acme_net:Net\n")
     environment(OMP_NUM_THREADS=1)
     rows = json.loads(run("doctor", "--environment", "--json"))["environment"]
-    expected = {"densevit": densevit.__version__, "numpy": numpy.__version__, "torch version": torch.__version__}
-    expected |= {"plugins of acme 1.0": "backbone 'acme_net'", "OMP_NUM_THREADS": "1"}
+    expected = {
+        "densevit": densevit.__version__,
+        "numpy": numpy.__version__,
+        "torch version": torch.__version__,
+        "plugins of acme 1.0": "backbone 'acme_net'",
+        "OMP_NUM_THREADS": "1",
+    }
     assert {key: rows[key] for key in expected} == expected and rows["precision auto"].endswith("on cpu")
     assert rows["python version"].startswith(platform.python_version())
     assert "plugins of acme 1.0" in run("doctor", "--environment")

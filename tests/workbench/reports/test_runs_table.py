@@ -36,8 +36,16 @@ RULE = "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 def write_run(folder: Path, error: float | None, inliers: float, step: int = 1200, **changes: Any) -> Path:
     """A run of 1,200 steps with two metrics, and one of a single class."""
     folder.mkdir(parents=True)
-    values = {"seed": 0, "backbone": "my_net", "split": "val", "root": "nyu", "workers": 4, "lr": 0.1}
-    values |= {"steps": "1,200", "parameters": "1,629,481"}
+    values = {
+        "seed": 0,
+        "backbone": "my_net",
+        "split": "val",
+        "root": "nyu",
+        "workers": 4,
+        "lr": 0.1,
+        "steps": "1,200",
+        "parameters": "1,629,481",
+    }
     (folder / "config.yaml").write_text(CONFIG.format(**values | changes))
     metrics = {"far/AbsRel": error, "far/delta1": inliers, "far/AbsRel/wall": 0.7}
     (folder / "metrics.json").write_text(json.dumps(metrics))
