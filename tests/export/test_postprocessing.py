@@ -141,13 +141,15 @@ def test_a_program_gets_the_objects_above_the_threshold_that_it_passes(program: 
 
 
 EACH_KIND = [(head, FOUR_MAPS) for head in ("one-stage", "mask2former", "dpt", "classifier")]
-ROWS = [
-    *(pytest.param(*row, marks=pytest.mark.integration) for row in EACH_KIND),
-    *(pytest.param(head, BACKBONES["resnet"], marks=pytest.mark.slow) for head in ALL),
-]
 
 
-@pytest.mark.parametrize(("head", "backbone"), ROWS)
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [
+        *(pytest.param(*row, marks=pytest.mark.integration) for row in EACH_KIND),
+        *(pytest.param(head, BACKBONES["resnet"], marks=pytest.mark.slow) for head in ALL),
+    ],
+)
 def test_every_head_is_exported_for_original_images_of_any_size(head: str, backbone: dict[str, Any], tmp_path: Path):
     predictor = predictor_of(head, backbone)
     exported = densevit.export(predictor, tmp_path / "x.onnx", postprocess=True, threshold=None)

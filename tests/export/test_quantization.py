@@ -26,7 +26,6 @@ def onnx() -> None:
 
 
 def predictor_of() -> DenseModel:
-    torch.manual_seed(0)
     backbone = {"name": "vit", "variant": "tiny", "features": [1]}
     predictor = densevit.create_model(backbone, {"x": {"name": "setr", "decoder": "naive"}}, ["a", "b", "c"])
     return predictor.with_resize(DefaultTransforms(96))
