@@ -9,13 +9,16 @@ from densevit import config as configs
 from densevit.errors import ConfigError
 from tests.config.conftest import write
 
-REST = "data: {name: scenes}\ntrainer: {max_steps: 1}\n"
 DETR = str(Path(__file__).parents[2] / "configs" / "coco" / "detr_r50.yaml")
 
 
 def test_weights_of_the_model_over_those_of_a_part_are_a_line() -> None:
     """Which layer sets the weights: tests/config/test_config_layers.py."""
-    write("base.yaml", "backbone: {name: vit, weights: part}\nheads: {a: {name: setr}}\n" + REST)
+    write(
+        "base.yaml",
+        "backbone: {name: vit, weights: part}\nheads: {a: {name: setr}}\n"
+        "data: {name: scenes}\ntrainer: {max_steps: 1}\n",
+    )
     config = configs.load("base.yaml", ["weights=whole"])
     [line] = config.notes
     assert line.startswith("backbone.weights=part (") and " gives way to weights=whole (overrides" in line

@@ -63,7 +63,6 @@ SCENES = ["data.val_length=2", "data.train_length=2"]
 
 
 def saved_on_scenes(folder: Path) -> Path:
-    torch.manual_seed(0)
     model = densevit.create_model(RUN["backbone"], RUN["heads"])
     model.with_config(configs.from_mapping(RUN, "test")).save(folder / "model.safetensors")
     return folder / "model.safetensors"

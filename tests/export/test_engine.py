@@ -59,7 +59,6 @@ class Brightness(Head):
 
 
 def created(heads: Mapping[str, Any], size: int | None = 64) -> DenseModel:
-    torch.manual_seed(0)
     predictor = densevit.create_model({"name": "resnet", "depth": 18}, heads, {name: ["cat", "dog"] for name in heads})
     return predictor if size is None else predictor.with_resize(DefaultTransforms(size))
 

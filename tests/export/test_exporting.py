@@ -67,7 +67,6 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def predictor_of(backbone: str, head: str) -> DenseModel:
-    torch.manual_seed(0)
     section = HEADS[head]
     classes = None if section["name"] in ("dpt", "linear_depth") else CLASSES
     return without_zeros(densevit.create_model(BACKBONES[backbone], {"x": section}, classes))

@@ -46,7 +46,6 @@ CLASS_LIST = [Class("a", 0, (0, 0, 0)), Class("b", 1, (0, 0, 0), thing=False), C
 
 
 def predictor_of(head: str, backbone: dict[str, Any]) -> DenseModel:
-    torch.manual_seed(0)
     section = ALL[head]
     classes: Any = None if section["name"] == "dpt" else CLASS_LIST
     backbone = BACKBONES["vit"] if section["name"].startswith(("eomt", "pmt")) else backbone

@@ -12,12 +12,16 @@ from tests.methods.pretraining import batch_of, built, views_of
 from tests.strict_device import DEVICE, Accelerator, host, moved
 
 PADDED = batch_of((64, 96), (48, 64))
-TOKENIZER = {"name": "tests.methods.test_masked_images:Brightness", "stride": 16}
 STEPS = {
     "mae, visible tokens": ("mae", "vit", PADDED, {}),
     "mae, masked pixels": ("mae", "swin", PADDED, {}),
     "simmim": ("simmim", "swin", PADDED, {}),
-    "beit": ("beit", "vit", PADDED, {"tokenizer": TOKENIZER, "smallest_block": 2}),
+    "beit": (
+        "beit",
+        "vit",
+        PADDED,
+        {"tokenizer": {"name": "tests.methods.test_masked_images:Brightness", "stride": 16}, "smallest_block": 2},
+    ),
     "dino": ("dino", "vit", views_of(64, 64, 32, 32), {}),
     "moco_v3": ("moco_v3", "vit", views_of(64, 64), {}),
 }

@@ -16,7 +16,6 @@ from tests.workbench.doctor.test_examination import save
 from tests.written_files import write_text
 
 WIDTH, HEIGHT = 80, 60
-SIDES = ("xmin", "ymin", "xmax", "ymax")
 BOX = (20, 10, 60, 40)
 
 
@@ -38,7 +37,9 @@ def yolo(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4)
 
 
 def voc(root: Path, splits: tuple[str, ...] = ("train", "val"), count: int = 4) -> Path:
-    corners = "".join(f"<{side}>{value}</{side}>" for side, value in zip(SIDES, BOX, strict=True))
+    corners = "".join(
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), BOX, strict=True)
+    )
     for number, split in enumerate(splits):
         names = [f"{split}{k}" for k in range(count)]
         write_text(root / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names))
