@@ -38,6 +38,7 @@ def test_shipped_configs_and_sections_are_found_by_name_and_path(install):
         "there is no config file 'shiped'. Did you mean 'shipped'? Shipped: data/, shipped."
     )
     assert "'cocoa'. Did you mean 'coco'? Shipped: data/coco." in message("data=cocoa")
+    assert message(file="data=./a").startswith("there is no config file 'data=./a'. Overrides follow a config.")
 
 
 def test_the_nearest_name_is_of_the_typed_folder_and_names_that_continue_it_come_first(install):
