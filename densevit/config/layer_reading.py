@@ -129,7 +129,7 @@ def fill_sections(
         root = data_root(name) if path == ("data",) else None
         lower_root, kind = (at(lower, (*path, key)) for key in ("root", "name"))
         if root is not None and (lower_root == "." or (lower_root is not None and kind != "coco")):
-            layer.values = with_value(layer.values, path, {"root": root})
+            layer.values = with_value(layer.values, path, folder_options(root, at(lower, path)))
             continue
         try:
             file = find_file(name if root is None else "folder", layer.source, section=".".join(path))
@@ -149,6 +149,18 @@ def fill_sections(
         layer.values = with_value(layer.values, path, at(content.values, path))
         layer.put_below(content, path)
     _name_weights(layer)
+
+
+def folder_options(root: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the section `data` that change for another folder: its root, and null for shares and limits of the
+    former folder's images and for absolute paths."""
+    left = [
+        key
+        for key, x in data.items()
+        if key in ("val_share", "limit")
+        or any(type(v) is str and user_path(v).is_absolute() for v in (x.values() if isinstance(x, Mapping) else [x]))
+    ]
+    return dict.fromkeys(left) | {"root": root}
 
 
 def _name_weights(layer: ConfigLayer) -> bool:

@@ -38,8 +38,9 @@ def find_file(name: str, source: str = "", folder: Path | None = None, section: 
     if file := shipped.get(f"{top}{within}") or shipped.get(named):
         return file
     noun = "config file or data folder" if section == "data" else "config file"
-    override = " Overrides follow a config." if "=" in name else ""
-    reason = " It is a folder without a config.yaml." if path.is_dir() else override
+    reason = (
+        " It is a folder without a config.yaml." if path.is_dir() else " Overrides follow a config." * ("=" in name)
+    )
     plugin = f" A plugin is set with `{section}.name`, not `{section}`." if section not in ("", "backbone") else ""
     inside = {name.removeprefix(top): name for name in shipped if name.startswith(top)}
     folders = (f"{named}/", f"{PurePosixPath(named).parent}/", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from densevit.config import DataSection, Overrides, check_evaluation_overrides
-from densevit.config.layer_reading import data_root
+from densevit.config.layer_reading import data_root, folder_options
 from densevit.config.yaml_io import find_file, shipped_configs
 from densevit.errors import ConfigError
 
@@ -14,23 +14,26 @@ from densevit.errors import ConfigError
 def evaluation_overrides(overrides: Overrides, trained: DataSection | None) -> list[Any]:
     """Checked overrides for data other than a model's training data.
 
-    A folder as `data` is only the root if the training data have one: the evaluated classes, masks and units are
-    theirs. Images of other folders and of shipped sections, whose sizes are those of other models, are resized as in
-    training, unless the overrides say otherwise; the sizes of a mapping or a file of the user are meant.
+    A folder as `data` is only the root if the training data have one: the evaluated classes, masks and units are theirs
+    (`folder_options`). Images of other folders and of shipped sections, whose sizes are those of other models, are
+    resized as in training, unless the overrides say otherwise; the sizes of a mapping or a file of the user are meant.
     """
     check_evaluation_overrides(overrides)
     changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
-    pairs = [change if isinstance(change, tuple) else change.partition("=")[::2] for change in changes]
-    values = dict(pairs)
-    data = values.get("data")
-    if trained is None or not isinstance(data, str | Path):
+    names = [change[0] if isinstance(change, tuple) else change.partition("=")[0] for change in changes]
+    data = dict(zip(names, changes, strict=True)).get("data")
+    folder = data.partition("=")[2] if isinstance(data, str) else data and data[1]
+    if trained is None or not isinstance(folder, str | Path):
         return changes
-    root = data_root(str(data))
-    if root is not None and "root" in trained.options:
-        return [("data.root", root) if pair[0] == "data" else x for pair, x in zip(pairs, changes, strict=True)]
+    root, sections = data_root(str(folder)), {".".join(name.split(".")[:2]) for name in names}
     if root is None:
         with suppress(ConfigError):  # there is no such file: reported where the section is read
-            if find_file(str(data), section="data").resolve() not in {x.resolve() for x in shipped_configs().values()}:
+            if find_file(str(folder), section="data").resolve() not in {
+                x.resolve() for x in shipped_configs().values()
+            }:
                 return changes
-    resizing = trained.model_dump(include={"image_size", "transforms"})
-    return [*changes, *((f"data.{key}", x) for key, x in resizing.items() if f"data.{key}" not in values)]
+    implied = trained.model_dump(include={"image_size", "transforms"})
+    if root is not None and "root" in trained.options:
+        implied = folder_options(root, trained.model_dump())
+        changes = [change for name, change in zip(names, changes, strict=True) if name != "data"]
+    return [*changes, *((f"data.{key}", x) for key, x in implied.items() if f"data.{key}" not in sections)]

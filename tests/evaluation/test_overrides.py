@@ -17,8 +17,11 @@ def test_an_evaluation_keeps_the_resizing_of_training_but_for_files_of_the_user(
 
 
 def test_a_folder_is_the_root_of_data_like_those_of_training(tmp_path):
-    trained = config.section("data", {"name": "depth", "root": "a", "scale": 0.001, "image_size": 96}, "x")
+    """Without what belongs to the training's folder: shares of its images, and absolute paths."""
+    options = {"root": "a", "val_share": 0.2, "images": "{split}/*.jpg", "labels": f"{tmp_path}/{{split}}/*.png"}
+    trained = config.section("data", {"name": "depth", "image_size": 96, **options}, "x")
     overrides = ["trainer.devices=1", f"data={tmp_path}", "data.image_size=64"]
-    expected = ["trainer.devices=1", ("data.root", str(tmp_path)), "data.image_size=64"]
-    assert evaluation_overrides(overrides, trained) == expected
+    implied = [("data.val_share", None), ("data.labels", None), ("data.root", str(tmp_path))]
+    assert evaluation_overrides(overrides, trained) == [overrides[0], overrides[2], *implied]
+    assert ("data.labels", None) not in evaluation_overrides([*overrides, "data.labels=b"], trained)
     assert evaluation_overrides(["data=coco"], trained)[0] == "data=coco"

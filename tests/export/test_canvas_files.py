@@ -128,11 +128,9 @@ def test_layers_with_large_errors_stay_in_float32(errors: list[float], expected:
 
 
 def test_layers_are_named_by_their_modules():
-    graph = "densevit_export.canvas_files.CanvasGraph/densevit.model.dense.DenseModel_model/"
-    activation, conv = (f"{graph}net.Net_backbone/torch.nn.{part};" for part in ("ReLU6_bn1", "conv.Conv2d_conv_dw"))
-    assert canvas_files._module_name(f"{activation};{conv};") == "backbone.conv_dw"
-    assert canvas_files._module_name(f"{conv}2;") == "backbone.conv_dw"
-    assert canvas_files._module_name("jit(main)/dot_general;") == "jit(main)/dot_general;"
+    activation, conv = (f"a.Graph/b.Dense_model/c.Net_backbone/d.{part};" for part in ("ReLU6_bn1", "Conv2d_conv_dw"))
+    scopes = {f"{activation};{conv};": "backbone.conv_dw", f"{conv}2;": "backbone.conv_dw", "jit/dot;": "jit/dot;"}
+    assert {scope: canvas_files._module_name(scope) for scope in scopes} == scopes
 
 
 @pytest.mark.slow

@@ -121,7 +121,10 @@ def files_of(root: Path | None, split: str, named: NamedFiles) -> SplitFiles | N
         return files_in_layout(base, split, images)
     file = base / user_path(annotations)
     if not file.is_file():
-        raise DataError(f"There is no annotation file {file} for the split {split!r}.")
+        raise DataError(
+            f"There is no annotation file {file} for the split {split!r}. Fix: correct data.annotations, or set it to "
+            "null for a file with a usual name."
+        )
     folders = [folder for _, candidates in _layouts(base, split) for folder in candidates]
     return _with_images(SplitFiles(file, (*folders, file.parent), root), base, images)
 

@@ -86,7 +86,6 @@ def check_channels(dataset: Dataset, model: InferenceModel) -> None:
 
 def _keys_set_to_false(key: str, section: DataSection) -> list[str]:
     """The dotted names of an option of the data where its value is false: data.metric, data.sets.NAME.metric."""
-    is_plugin = section.name in registry.find("datasets")
-    defaults = signature(registry.load("datasets", section.name)).parameters if is_plugin else {}
-    options = {name: x.default for name, x in defaults.items()} | section.options
+    parameters = signature(registry.load("datasets", section.name)).parameters
+    options = {name: x.default for name, x in parameters.items()} | section.options
     return [".".join(("data", *path)) for path in keys(options) if path[-1] == key and at(options, path) is False]
