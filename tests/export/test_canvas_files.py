@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.model import DenseModel
-from densevit_export import canvas_files, file_comparison, runtimes
+from densevit_export import canvas_files, file_comparison, litert, runtimes
 from densevit_export.graph import ExportedGraph
 from densevit_export.header import append_entry
+from densevit_export.resized_parameters import with_resized_parameters
 
 CANVAS = (64, 96)
 RESNET: dict[str, Any] = {"name": "resnet", "depth": 18}
@@ -72,7 +73,7 @@ class Simplified(nn.Module):
 def test_operations_that_litert_does_not_convert_are_replaced_by_equal_ones():
     x, y = torch.randn(2, 5, 4).unbind()
     program = torch.export.export(Simplified(), (x, y))
-    canvas_files._simplify(program)
+    litert.simplify(program)
     targets = [node.target for node in program.graph.nodes]
     assert targets.count(torch.ops.aten.gather.default) == 1
     assert torch.ops.aten.upsample_nearest2d.vec not in targets
@@ -94,7 +95,7 @@ class Positions(nn.Module):
 
 def test_resized_parameters_become_constants():
     model, x = Positions().eval(), torch.randn(1, 2, 3, 5)
-    module = canvas_files._with_resized_parameters(torch.export.export(model, (x,)).module())
+    module = with_resized_parameters(torch.export.export(model, (x,)).module())
     resizing = [node for node in module.graph.nodes if "upsample" in str(node.target)]
     assert len(resizing) == 1  # of x
     torch.testing.assert_close(module(x), model(x), rtol=0, atol=0)
@@ -123,14 +124,14 @@ def test_layers_with_large_errors_stay_in_float32(errors: list[float], expected:
         calls.append(layers)
         return sum(errors[i] for i in layers)
 
-    assert canvas_files._in_float32(range(len(errors)), error, 0.005, 0.002) == expected
+    assert litert.float32_layers(range(len(errors)), error, 0.005, 0.002) == expected
     assert len(calls) <= 2 * len(errors)
 
 
 def test_layers_are_named_by_their_modules():
     activation, conv = (f"a.Graph/b.Dense_model/c.Net_backbone/d.{part};" for part in ("ReLU6_bn1", "Conv2d_conv_dw"))
     scopes = {f"{activation};{conv};": "backbone.conv_dw", f"{conv}2;": "backbone.conv_dw", "jit/dot;": "jit/dot;"}
-    assert {scope: canvas_files._module_name(scope) for scope in scopes} == scopes
+    assert {scope: litert.module_name(scope) for scope in scopes} == scopes
 
 
 @pytest.mark.slow
