@@ -8,7 +8,7 @@ from torch import Tensor
 from densevit.channels import RGB, Channels
 from densevit.errors import DataError
 from densevit.interfaces import Dataset, Sample, Targets
-from densevit.model.batch_checks import check_sizes
+from densevit.model.target_checks import check_sizes
 from densevit.targets.types import TargetTypes, untyped_keys
 
 

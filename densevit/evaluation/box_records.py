@@ -17,7 +17,7 @@ from densevit.evaluation.object_records import (
     unlabelled,
 )
 from densevit.interfaces import Predictions, Targets
-from densevit.targets.object_targets import xywh
+from densevit.targets.object_targets import Boxes, xywh
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,15 @@ class BoxRecords(ObjectRecords):
 
     def check(self, ids: Sequence[int | str], classes: int) -> None:
         ObjectRecords.check(self, ids, classes)
-        broken = ~np.isfinite(self.truth_boxes).all(axis=1)
-        if broken.any():
-            raise DataError(f"image {self.image_of(self.truths, ids)[broken][0]}: a ground-truth box is not finite.")
+        for number, image_id in enumerate(ids if self._has_invalid_truth() else ()):
+            try:
+                Boxes().check(self.truth_boxes[self.truths[number] : self.truths[number + 1]], (1, 1))
+            except DataError as error:
+                raise DataError(f"image {image_id}: boxes {error}") from None
+
+    def _has_invalid_truth(self) -> bool:
+        low, high = self.truth_boxes[:, :2], self.truth_boxes[:, 2:]
+        return not (np.isfinite(self.truth_boxes).all() and (low <= high).all())
 
 
 def _area(boxes: Any) -> torch.Tensor:

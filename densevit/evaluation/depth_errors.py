@@ -154,6 +154,8 @@ class DepthErrors(Evaluator):
         if prediction.shape != truth.shape or truth.ndim != 2:
             sizes = " and ".join(" x ".join(map(str, depth.shape)) for depth in (prediction, truth))
             raise DataError(f"prediction and ground truth differ in height x width, or are not 2-D: {sizes}.")
+        if not truth.is_floating_point():
+            raise DataError(f"the depth of its ground truth has the type {truth.dtype}; expected floats in metres.")
         part = cropped(self.crop, *truth.shape)
         truth = truth.detach().cpu()[part]
         counts = (truth > self.min_depth) & (truth < self.max_depth)

@@ -129,7 +129,13 @@ def check_lengths(image_id: int | str, predictions: Predictions, names: Sequence
 
 
 def check_truth_lengths(image_id: int | str, truth: Targets, names: Sequence[str]) -> None:
-    """Raises DataError unless the ground truth's values of the keys `names`, `area` and `iscrowd` are equally long."""
+    """Raises DataError unless the ground truth has the keys `names`, with integers as labels, and its values of these,
+    `area` and `iscrowd` are equally long."""
+    if missing := [name for name in names if name not in truth]:
+        raise DataError(f"image {image_id}: ground truth without {', '.join(missing)}; found: {', '.join(truth)}.")
+    labels = torch.as_tensor(truth["labels"])
+    if labels.is_floating_point() and labels.numel():
+        raise DataError(f"image {image_id}: labels has the type {labels.dtype}; expected integers.")
     if counts := _unequal_lengths(truth, [name for name in (*names, "area", "iscrowd") if name in truth]):
         raise DataError(f"image {image_id}: ground truth with {counts}; equally many of each are expected.")
 

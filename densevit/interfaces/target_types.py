@@ -45,6 +45,20 @@ class TargetType:
     def check(self, value: Any, size: Size) -> None:
         """Raises DataError for a wrong shape, type or range. The message continues "image 7: boxes "."""
 
+    def check_classes(self, value: Any, num_classes: int) -> None:
+        """Raises DataError for class indices outside of 0 ... num_classes - 1, for a value that `check` accepts.
+
+        num_classes: the number of classes of `task`, at least 1. Default: accepts any value.
+        """
+
+    def implausible(self, values: Sequence[tuple[Any, Size]], num_classes: int) -> str:
+        """Returns what is probably wrong with the values of several images, such as boxes from 0 to 1; "" if nothing.
+
+        The text continues "boxes ". Called once for the first images that are seen. values: the values, and the size
+        (h, w) of the image of each. num_classes: the number of classes of `task`; 0: unknown. Default: "".
+        """
+        return ""
+
     def hflip(self, value: Any, size: Size) -> Any:
         """The value of the horizontally flipped image. size: (h, w) of the image."""
         return value

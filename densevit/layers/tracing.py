@@ -5,11 +5,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 
 def is_exporting() -> bool:
     """Whether `torch.export` traces the model, with symbolic sizes; False under torch.compile."""
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether the values of a tensor can be read: not those of meta and fake tensors, nor while a model is traced."""
+    return not (x.is_meta or isinstance(x, FakeTensor | FunctionalTensor) or torch.compiler.is_compiling())
 
 
 def sides(size: Sequence[Any]) -> tuple[int, int]:

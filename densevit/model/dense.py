@@ -25,7 +25,7 @@ from densevit.interfaces import (
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
-from densevit.model.batch_checks import check_partial_labels, check_targets
+from densevit.model.batch_checks import check_partial_labels
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
 from densevit.model.duplicate_boxes import without_duplicates
@@ -35,6 +35,8 @@ from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
 from densevit.model.normalisation import imagenet_normalised, normalised
 from densevit.model.part_sections import LossWeight, sections_of_parts
+from densevit.model.running_checks import RunningChecks
+from densevit.model.target_checks import TargetChecks, check_labelled, is_labelled
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
@@ -78,8 +80,11 @@ class DenseModel(InferenceModel, nn.Module):
         self.classes = {name: head.classes for name, head in heads.items()}
         self.score_thresholds = {}
         self.target_types = {name: head.target_types for name, head in heads.items()}
-        self._types = {name: TargetTypes(types) for name, types in self.target_types.items()}
-        self.checked: set[str] = set()  # heads whose first targets are checked, and images
+        self.target_checks: Mapping[str, TargetChecks] = {
+            name: TargetChecks(name, TargetTypes.for_head(head), head.required_targets) for name, head in heads.items()
+        }
+        self.checked: set[Any] = set()  # the kinds of values of targets that are already checked
+        self.running_checks = RunningChecks()
         self.cache: Callable[[Tensor], list[Tensor]] | None = None  # gives the feature maps in place of the backbone
         self.loss_weights = {name: (loss_weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.loss_weights.items() if weight == "learned"]
@@ -211,16 +216,20 @@ class DenseModel(InferenceModel, nn.Module):
         targets: one list per batch, on the CPU. step: the optimiser step's number. batches: divisor of the summed
         gradients; None: the number of batches.
         """
-        counts = {name: [head.loss_counts(batch) for batch in targets] for name, head in self.heads.items()}
+        counts = {
+            name: [head.loss_counts(self._checked_targets(name, batch, None)) for batch in targets]
+            for name, head in self.heads.items()
+        }
         return step_context(counts, batches or len(targets), step, self.mean.device)
 
     def loss(self, images: Batch | Tensor, targets: Any = None, context: LossContext | None = None) -> Losses:
         """Runs the model and returns the weighted losses of all heads, named HEAD/TERM. Training minimises their sum.
 
-        images: a batch, or as in `forward`, with targets: masks (B, H, W) of class indices, 255 = ignored; depth
-        (B, H, W) in metres, 0 = unknown; or a list of dicts, one per image, {"boxes": (N, 4) xyxy in pixels, "labels":
-        (N,) from 0, ...}. context: the counts that normalise losses; None: those of this batch.
-        Raises DensevitError in evaluation mode with gradients.
+        images: a batch, or as in `forward`, with targets: masks (B, H, W) of class indices, 255 and -100 = ignored;
+        depth (B, H, W) in metres, 0 = unknown; or a list of dicts, one per image, {"boxes": (N, 4) xyxy in pixels,
+        "labels": (N,) from 0, ...}. context: the counts that normalise losses; None: those of this batch.
+        Raises DataError for targets of another type, shape or range than the images and heads allow (`TargetChecks`),
+        and for tensors of which no image has the labels of a head; DensevitError in evaluation mode with gradients.
 
         Example:
             >>> model = densevit.create_model("resnet", "setr", classes=["road", "sky"])
@@ -231,6 +240,8 @@ class DenseModel(InferenceModel, nn.Module):
         if not self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             raise DensevitError("loss: the model is in evaluation mode. Fix: model.train(), or torch.no_grad().")
         batch = as_batch(images, self, targets)
+        if isinstance(images, Tensor):  # images of a batch may be unlabelled, as a mixed data set labels some
+            check_labelled(batch["targets"], self.heads)
         return self.losses_of(self(batch), batch["targets"], context)
 
     def losses_of(
@@ -255,8 +266,8 @@ class DenseModel(InferenceModel, nn.Module):
             terms = head.loss(outputs[name], targets_of_head, head_context)
             weight = self.loss_weights[name]
             if weight == "learned":
-                is_labelled = any(all(key in target for key in head.required_targets) for target in targets_of_head)
-                terms = uncertainty_weighted(terms, self.log_variances[name], is_labelled, head_context)
+                has_labels = any(is_labelled(target, head) for target in targets_of_head)
+                terms = uncertainty_weighted(terms, self.log_variances[name], has_labels, head_context)
             elif weight != 1:
                 terms = {term: weight * value for term, value in terms.items()}
             losses |= {f"{name}/{term}": value for term, value in terms.items()}
@@ -265,10 +276,9 @@ class DenseModel(InferenceModel, nn.Module):
     def _checked_targets(
         self, name: str, targets: list[Targets], head_targets: Mapping[str, list[Targets]] | None
     ) -> list[Targets]:
-        """The targets of a head, from `head_targets` if it is there. Raises DataError as `check_targets`."""
+        """The targets of a head, from `head_targets` if it is there, checked and converted (`TargetChecks`)."""
         head, targets = self.heads[name], (head_targets or {}).get(name, targets)
-        if check_targets(targets, head, self._types[name], is_first=name not in self.checked):
-            self.checked.add(name)
+        targets = self.target_checks[name].checked(targets, self.checked)
         if not any("labelled" in target for target in targets):
             return targets
         check_partial_labels(f"heads.{name} ({self.plugin_name(name)})", head)

@@ -32,6 +32,10 @@ class ImageClass(TargetType):
                 "indices with their shares."
             )
 
+    def check_classes(self, value: Any, num_classes: int) -> None:
+        array = np.asarray(value)
+        check_range(array if array.ndim == 0 else array[:, 0], -1, num_classes - 1)
+
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)
         check_range(np.asarray(value), 0, num_classes - 1)
@@ -113,10 +117,13 @@ class ClassScores(TargetType):
             raise DataError(f"is {array.dtype} of shape {array.shape}; expected (K,) floating-point numbers.")
         check_range(array, 0, 1)
 
-    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
-        self.check(value, size)
+    def check_classes(self, value: Any, num_classes: int) -> None:
         if len(value) != num_classes:
             raise DataError(f"has {len(value)} scores; expected {num_classes}, one per class.")
+
+    def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
+        self.check(value, size)
+        self.check_classes(value, num_classes)
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         """Sums the scores of the old classes of each new class. Drops scores of classes without a new index."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from densevit.errors import DataError
 from densevit.interfaces import Canvas, Class, Drawing, Size, TargetType, Window
@@ -13,10 +14,11 @@ MIN_SIDE = 1e-3  # pixels; narrower clipped boxes come from rounding errors
 
 
 class ObjectType(TargetType):
-    """One row per object."""
+    """One row per object. dtype: the type of the values in losses; None: any."""
 
     per: ClassVar[Literal["image", "object", "pixel"]] = "object"
     task: str | None = "detection"
+    dtype: torch.dtype | None = None
 
     def paste(self, value: Any, pasted: Any, covered: np.ndarray) -> Any:
         """Joins the rows."""
@@ -30,6 +32,8 @@ class ObjectType(TargetType):
 class Boxes(ObjectType):
     """(N, 4) xyxy in pixels."""
 
+    dtype = torch.float32
+
     def check(self, value: Any, size: Size) -> None:
         if value.ndim != 2 or value.shape[1] != 4:
             raise DataError(f"has shape {tuple(value.shape)}; expected (N, 4), also without objects.")
@@ -38,12 +42,23 @@ class Boxes(ObjectType):
         if wrong := int((value[:, 2:] < value[:, :2]).any(axis=1).sum()):
             raise DataError(f"have x2 < x1 or y2 < y1 in {wrong} of {len(value)}: are they xywh? Fix: x2 = x + w.")
 
-    def check_scale(self, value: np.ndarray, size: Size) -> None:
-        """Raises DataError if all boxes (N, 4) of several images lie within 0 ... 1. size: the last image's."""
-        if max(size) > 1 and (value % 1).any() and ((value >= 0) & (value <= 1)).all():  # [0, 0, 1, 1] is a pixel
-            raise DataError(
-                f"all lie within 0 ... 1 in an image of {size[1]} x {size[0]}: are they relative? Fix: scale them."
+    def implausible(self, values: Sequence[tuple[np.ndarray, Size]], num_classes: int) -> str:
+        boxes = np.concatenate([value for value, _ in values])
+        sides = np.concatenate([np.broadcast_to(_sides(size), value.shape) for value, size in values])
+        if not len(boxes):
+            return ""
+        height, width = values[-1][1]
+        is_relative = ((boxes >= 0) & (boxes <= 1)).all() and (boxes % 1).any()  # [0, 0, 1, 1] is a pixel
+        if is_relative and sides.max() > 1:
+            return f"all lie within 0 ... 1 in an image of {width} x {height}: are they relative? Fix: scale them."
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        outside = int(((centres < 0) | (centres > sides[:, :2])).any(axis=1).sum())
+        if 2 * outside > len(boxes):
+            return (
+                f"lie outside of their image in {outside} of {len(boxes)} cases, as in one of {width} x {height}: are "
+                "they of an image of another size? Fix: scale them with the image."
             )
+        return ""
 
     def value_range(self, value: np.ndarray, size: Size) -> float:
         """Returns the longer side of the image."""
@@ -118,14 +133,19 @@ class Boxes(ObjectType):
 class ObjectLabels(ObjectType):
     """(N,) class indices."""
 
+    dtype = torch.int64
+
     def check(self, value: Any, size: Size) -> None:
         check_column(value, "iu", "integers")
+
+    def check_classes(self, value: np.ndarray, num_classes: int) -> None:
+        check_range(value, 0, num_classes - 1)
 
     def check_prediction(self, value: Any, size: Size, num_classes: int) -> None:
         self.check(value, size)
         if value.dtype != np.int64:
             raise DataError(f"has the type {value.dtype}; expected int64.")
-        check_range(value, 0, num_classes - 1)
+        self.check_classes(value, num_classes)
 
     def map_classes(self, value: np.ndarray, table: np.ndarray, classes: Sequence[Class]) -> np.ndarray:
         return np.asarray(table[value])

@@ -25,6 +25,9 @@ class PanopticMap(PixelMap):
     task: str | None = "panoptic"
     supersedes = ("semantic", "masks", "boxes")
 
+    def check_classes(self, value: np.ndarray, num_classes: int) -> None:
+        check_range(value, VOID, num_classes * LABEL_DIVISOR - 1)
+
     def class_map(self, value: np.ndarray) -> np.ndarray:
         return np.where(value == VOID, IGNORE, value // LABEL_DIVISOR).astype(np.uint8)
 
@@ -97,7 +100,7 @@ class PanopticMap(PixelMap):
         The id of a segment is its panoptic id + 1. Raises DataError if two classes have the same file id.
         """
         check_distinct_ids(classes)
-        check_range(value, VOID, len(classes) * LABEL_DIVISOR - 1)
+        self.check_classes(value, len(classes))
         ids = (value + 1).astype(np.uint32)
         pixels = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)
         segments = []

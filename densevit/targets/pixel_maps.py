@@ -39,6 +39,16 @@ class PixelMap(TargetType):
                 f"has the type {value.dtype}; expected {' or '.join(names[letter] for letter in self.kinds)}."
             )
 
+    def from_integers(self, value: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Converts a tensor of int64 to `dtype`, on any device and without waiting for it.
+
+        num_classes: the number of classes of `task`; 0: unknown. Returns the map, and a mask of the pixels whose value
+        `dtype` cannot hold.
+        """
+        limits = torch.iinfo(self.dtype)
+        wrong = (value < limits.min) | (value > limits.max)
+        return value.to(self.dtype), wrong
+
     def unlabelled(self, size: Size) -> list[np.ndarray]:
         """Returns a map filled with `fill`."""
         shape = size if self.channels is None else (self.channels, *size)

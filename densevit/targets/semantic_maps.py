@@ -6,15 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from densevit.errors import DataError
 from densevit.interfaces import IGNORE, Class, Drawing, Size
 from densevit.targets.object_targets import check_range
 from densevit.targets.pixel_maps import MAX_PNG_VALUE, PixelMap, painted
 
+MIN_IGNORED = 0.01  # share of ignored pixels from which masks of 0 and 255 are probably masks of two classes
+TORCH_IGNORE = -100  # the default ignore_index of torch's losses
+
 
 class LabelMap(PixelMap):
-    """(H, W) uint8 class indices; 255 = ignore."""
+    """(H, W) uint8 class indices; 255 = ignore. Losses also take other integers, in which torch's -100 is ignored."""
 
     max_classes = IGNORE
     kinds = "u"
@@ -26,6 +30,38 @@ class LabelMap(PixelMap):
         if value.shape == size and value.dtype != np.uint8:
             raise DataError(f"has the type {value.dtype}; expected uint8.")
         super().check(value, size)
+
+    def check_classes(self, value: np.ndarray, num_classes: int) -> None:
+        following = value + np.uint8(1)  # 0 for IGNORE, so that one comparison is enough
+        if following.max(initial=0) <= num_classes:
+            return
+        wrong = (value >= num_classes) & (value != IGNORE)
+        raise DataError(
+            f"has class {value[wrong].max()}, and {wrong.sum():,} pixels of no class; expected 0 to {num_classes - 1}, "
+            f"or {IGNORE} = ignored."
+        )
+
+    def implausible(self, values: Sequence[tuple[np.ndarray, Size]], num_classes: int) -> str:
+        pixels = np.sum([np.bincount(value.ravel(), minlength=IGNORE + 1) for value, _ in values], axis=0)
+        only_zero_and_ignored = pixels[0] > 0 and pixels[0] + pixels[IGNORE] == pixels.sum()
+        share = pixels[IGNORE] / max(pixels.sum(), 1)
+        if num_classes != 2 or not only_zero_and_ignored or share < MIN_IGNORED:
+            return ""
+        return (
+            f"has only the values 0 and {IGNORE} ({share:.0%} of the pixels), and {IGNORE} is ignored, so that only "
+            f"class 0 would be learned. Fix: masks // {IGNORE} for masks of two classes; pixels that are to be ignored "
+            f"can be {TORCH_IGNORE} in int64 tensors for `loss`."
+        )
+
+    def from_integers(self, value: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Converts a tensor of int64 to uint8, on any device and without waiting for it; -100 becomes 255.
+
+        Returns the map, in which pixels of no class are 255 too, and a mask of these pixels.
+        """
+        is_class = (value >= 0) & (value < (num_classes or IGNORE))
+        is_ignored = (value == IGNORE) | (value == TORCH_IGNORE)
+        wrong = ~(is_class | is_ignored)
+        return value.masked_fill(~is_class, IGNORE).to(torch.uint8), wrong
 
     def paste(self, value: np.ndarray, pasted: np.ndarray, covered: np.ndarray) -> np.ndarray:
         """Covered pixels take the pasted image's classes."""

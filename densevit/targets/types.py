@@ -10,25 +10,43 @@ from torch import Tensor
 
 from densevit import registry
 from densevit.errors import DataError
-from densevit.interfaces import Dataset, TargetType
+from densevit.interfaces import Dataset, Head, TargetType
 
 GENERAL_KEYS = ("image_id", "size", "original_size", "truth")  # of every image (`Targets`)
 
 
 class TargetTypes(Mapping[str, TargetType]):
-    """The target type of each key. types: explicit types; other keys have the type registered under their name."""
+    """The target type of each key.
 
-    def __init__(self, types: Mapping[str, TargetType | None] | Collection[str] | None = None) -> None:
+    types: explicit types; other keys have the type registered under their name. num_classes: the number of classes by
+    task, for checks of class indices; for tasks without a number they are not checked.
+    """
+
+    def __init__(
+        self,
+        types: Mapping[str, TargetType | None] | Collection[str] | None = None,
+        num_classes: Mapping[str | None, int] | None = None,
+    ) -> None:
         explicit = types._types if isinstance(types, TargetTypes) else types if isinstance(types, Mapping) else {}
         for key, value in explicit.items():
             if not isinstance(value, TargetType | None):
                 raise DataError(f"The type of the target {key!r} is {value!r}; expected an instance of TargetType.")
         self._types: dict[str, TargetType | None] = {key: value for key, value in explicit.items() if value is not None}
+        self.num_classes: Mapping[str | None, int] = dict(num_classes or {})
 
     @classmethod
     def of(cls, dataset: Dataset) -> "TargetTypes":
-        """Returns the types of a data set's keys."""
-        return cls(getattr(dataset, "provides", None))
+        """Returns the types of a data set's keys, with the number of its classes."""
+        classes = getattr(dataset, "classes", {})
+        return cls(getattr(dataset, "provides", None), {task: len(names) for task, names in classes.items()})
+
+    @classmethod
+    def for_head(cls, head: Head) -> "TargetTypes":
+        """Returns the types of a head's keys. The class indices of all keys that it requires are its own."""
+        types = cls(head.target_types)
+        tasks = {types[key].task for key in head.required_targets if key in types}
+        types.num_classes = dict.fromkeys(tasks - {None}, len(head.classes))
+        return types
 
     def __getitem__(self, key: str) -> TargetType:
         if key not in self._types:
@@ -77,12 +95,15 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def has_place(target: TargetType) -> bool:
-    """Whether values have places in the image: values of objects or pixels, and types that override a geometric
-    method."""
-    geometric = ("hflip", "rotate", "crop", "resize")
-    return target.per != "image" or any(
-        getattr(type(target), name) is not getattr(TargetType, name) for name in geometric
-    )
+    """Whether values have places in the image: values of objects or pixels, and those that move with it."""
+    return target.per != "image" or is_geometric(target)
+
+
+def is_geometric(target: TargetType) -> bool:
+    """Whether values move with their image: maps, and types that override a geometric method. Labels do not."""
+    methods = ("hflip", "rotate", "crop", "resize")
+    overridden = (getattr(type(target), name) is not getattr(TargetType, name) for name in methods)
+    return target.per == "pixel" or any(overridden)
 
 
 def registered_tasks() -> set[str]:

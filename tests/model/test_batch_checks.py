@@ -10,8 +10,7 @@ import densevit
 from densevit import registry
 from densevit.errors import DataError
 from densevit.interfaces import LossContext
-from densevit.model.batch_checks import check_batch, check_targets
-from densevit.targets.types import TargetTypes
+from densevit.model.batch_checks import check_batch
 from densevit.training.loop.supervised_method import Supervised
 
 CLASSES = [densevit.Class(name, number, (0, 0, 0)) for number, name in enumerate("ab")]
@@ -48,12 +47,12 @@ def batch_and_targets(**change: Any) -> tuple[dict[str, Any], list[dict[str, Any
     [
         ({"size": None}, r"targets\[1\] lacks 'size'; found: .* Fix: set it to \(height, width\)"),
         ({"size": (64.0, 64.0)}, r"targets\[1\]: size is .* a tuple of two ints"),
-        ({"labels": torch.tensor([2])}, r"images \[2, 3\]: labels ranges from 2 to 2; expected 0 to 1"),
+        ({"labels": torch.tensor([2])}, "image 3: labels ranges from 2 to 2; expected 0 to 1"),
         ({"labels": torch.tensor([-1])}, r"labels ranges from -1 to -1; expected 0 to 1"),
-        ({"labels": ["b"]}, r"targets\[1\]: labels is a list; a tensor is expected"),
+        ({"labels": ["b"]}, "image 3: labels is a list; expected a tensor"),
         ({"labels": torch.tensor([1.0])}, r"labels has the type float32; expected integers"),
         ({"boxes": torch.tensor([[40.0, 40.0, 8.0, 8.0]])}, "boxes have x2 < x1 or y2 < y1 in 1 of 1: are they xywh"),
-        ({"boxes": [[8.0, 8.0, 24.0, 40.0]]}, r"targets\[1\]: boxes is a list; a tensor is expected"),
+        ({"boxes": [[8.0, 8.0, 24.0, 40.0]]}, "image 3: boxes is a list; expected a tensor"),
     ],
 )
 def test_each_door_names_what_is_wrong_with_targets(model: Any, door: Door, change: Any, message: str) -> None:
@@ -91,13 +90,10 @@ def test_relative_boxes_are_an_error_in_the_first_batch(model: Any, door: Door) 
     door(model, *batch_and_targets(**relative))
 
 
-def test_values_on_other_devices_are_compared_in_the_first_batch_only(model: Any) -> None:
-    _, targets = batch_and_targets()
-    head, types = model.heads["detection"], TargetTypes()
-    on_meta = [{**t, "boxes": t["boxes"].to("meta"), "labels": t["labels"].to("meta")} for t in targets]
-    check_targets(on_meta, head, types, is_first=False)  # reading a meta tensor raises
-    with pytest.raises(DataError, match="meta tensor"):
-        check_targets(on_meta, head, types, is_first=True)
+def test_a_batch_of_wrong_values_is_named() -> None:
+    batch, targets = batch_and_targets(semantic=torch.zeros(32, 32, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"^The loader's first batch: image 3: semantic has shape \(32, 32\)"):
+        check_batch({**batch, "targets": targets})
 
 
 def test_classes_are_names_or_their_number() -> None:

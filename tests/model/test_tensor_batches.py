@@ -5,12 +5,14 @@ import copy
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 
 import densevit
 from densevit.model import DenseModel
@@ -115,6 +117,32 @@ FAIL: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "no images and padding_mask, but image",
     ),
     "maps for boxes": (lambda: detector().loss(IMAGES, MASKS), densevit.DataError, "the heads need boxes, labels"),
+    "no labels": (
+        lambda: detector().loss(IMAGES, [{}, {}]),
+        densevit.DataError,
+        "heads.detection needs boxes, labels. Found: nothing",
+    ),
+    "no targets": (lambda: detector().loss(IMAGES), densevit.DataError, "needs boxes, labels. Found: nothing"),
+    "labels by another name": (
+        lambda: detector().loss(IMAGES, [{"boxes": x["boxes"], "class_labels": x["labels"]} for x in BOXES]),
+        densevit.DataError,
+        "needs boxes, labels. Found: boxes, class_labels. Fix: use these keys",
+    ),
+    "maps of floats": (
+        lambda: segmenter().loss(IMAGES, [{"semantic": mask.float()} for mask in MASKS]),
+        densevit.DataError,
+        "image 0: semantic has the type float32; expected uint8",
+    ),
+    "masks of another size": (
+        lambda: segmenter().loss(IMAGES, MASKS[:, ::2, ::2]),
+        densevit.DataError,
+        r"image 0: semantic has shape \(25, 35\); expected \(50, 70\), like the image",
+    ),
+    "depth of another size": (
+        lambda: depth_estimator().loss(IMAGES, torch.rand(2, 100, 140)),
+        densevit.DataError,
+        r"image 0: depth has shape \(100, 140\); expected \(50, 70\)",
+    ),
     "labels from 1": (
         lambda: detector().loss(IMAGES, [{**BOXES[0], "labels": torch.tensor([2, 1])}, BOXES[1]]),
         densevit.DataError,
@@ -175,9 +203,49 @@ def test_loss_is_that_of_a_batch_and_trains():
     assert any(p.grad.any() for p in model.parameters())
 
 
-def test_ranges_are_compared_at_the_first_call_only():
+def test_ranges_of_floats_are_compared_at_each_call_and_in_subclasses_of_tensors():
     model = segmenter().eval()
-    for images in (IMAGES / 255, IMAGES.float()):  # floats to 255 are refused in a first call
-        model(images)
+    normalised = (IMAGES / 255 - 0.45) / 0.22
+    model(IMAGES / 255)
+    for images in (normalised, tv_tensors.Image(normalised)):
+        with pytest.raises(densevit.DataError, match="leave normalisation out"):
+            model(images)
+        with pytest.raises(densevit.DataError, match="leave normalisation out"):
+            model({"images": images, "padding_mask": torch.zeros(2, 50, 70, dtype=torch.bool), "targets": [{}, {}]})
     meta = segmenter().to("meta")
     assert meta(torch.empty(1, 3, 64, 64, device="meta"))["segmentation"]["logits"].device.type == "meta"
+
+
+def test_integer_masks_train_as_their_classes_and_minus_100_is_ignored_with_one_warning():
+    model = segmenter().eval()
+    bytes_, ignored = MASKS.to(torch.uint8), MASKS.masked_fill(torch.arange(70) < 9, -100)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for masks in (MASKS, MASKS.to(torch.int8), MASKS.bool(), MASKS[:, None].short()):
+            assert model.loss(IMAGES, masks) == model.loss(IMAGES, bytes_)
+        expected = model.loss(IMAGES, bytes_.masked_fill(torch.arange(70) < 9, 255))
+    with torch.no_grad(), pytest.warns(UserWarning, match="semantic: -100 is ignored, like 255") as caught:
+        assert model.loss(IMAGES, ignored) == expected
+        assert model.loss(IMAGES, [{"semantic": x} for x in ignored]) == expected
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 2, 256, 300, -99])
+def test_masks_of_no_class_are_an_error_with_class_and_count(value):
+    masks = MASKS.clone()
+    masks[0, 0, :7] = value
+    pattern = (
+        f"image 0: semantic has values of no class in 7 pixels, such as {value}; expected 0 to 1, or 255 = ignored"
+    )
+    with pytest.raises(densevit.DataError, match=pattern):
+        segmenter().loss(IMAGES, masks)
+
+
+def test_masks_of_0_and_255_are_named():
+    for masks in (MASKS * 255, (MASKS * 255).to(torch.uint8)):
+        with pytest.raises(densevit.DataError, match=r"only the values 0 and 255 .* Fix: masks // 255"):
+            segmenter().loss(IMAGES, masks)
+    segmenter(classes=3).loss(IMAGES, MASKS * 255)
+    some = MASKS.clone()
+    some[0, 0] = 255
+    segmenter().loss(IMAGES, some)

@@ -73,8 +73,15 @@ def test_boxes_rotate_about_the_centre():
 def test_boxes_in_another_format_are_an_error() -> None:
     with pytest.raises(DataError, match="have x2 < x1 or y2 < y1 in 1 of 2: are they xywh"):
         Boxes().check(np.array([[50, 10, 20, 20], [1, 1, 9, 9]]), (100, 80))
-    with pytest.raises(DataError, match="are they relative"):
-        Boxes().check_scale(np.array([[0.1, 0.2, 0.5, 1.0], [0.0, 0.0, 0.3, 0.3]]), (100, 80))
+
+
+def test_boxes_that_are_relative_or_of_another_image_size_are_implausible() -> None:
+    relative = np.array([[0.1, 0.2, 0.5, 1.0], [0.0, 0.0, 0.3, 0.3]])
+    assert "are they relative" in Boxes().implausible([(relative, (100, 80))], 0)
+    large = np.array([[90.0, 10, 110, 20], [5, 90, 20, 120], [1, 1, 9, 9]])
+    problem = Boxes().implausible([(large[:1], (100, 80)), (large[1:], (100, 80))], 0)
+    assert "lie outside of their image in 2 of 3 cases, as in one of 80 x 100" in problem
+    assert not Boxes().implausible([(large, (100, 80)), (large[2:], (100, 80))], 0)  # 2 of 4
 
 
 @pytest.mark.parametrize(
@@ -89,5 +96,6 @@ def test_boxes_in_another_format_are_an_error() -> None:
     ],
 )
 def test_degenerate_and_outside_boxes_stay_valid(boxes: list[list[float]]) -> None:
-    for check in (Boxes().check, Boxes().check_scale):
-        check(np.array(boxes, np.float64).reshape(-1, 4), (100, 80))
+    value = np.array(boxes, np.float64).reshape(-1, 4)
+    Boxes().check(value, (100, 80))
+    assert not Boxes().implausible([(value, (100, 80))], 0)

@@ -30,10 +30,10 @@ from densevit.data.sample_checks import check_sample, name_of
 from densevit.data.transforms.augmentation_phases import AugmentationPhase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
-from densevit.interfaces import Dataset, OptimizerStep, Sample
+from densevit.interfaces import Dataset, OptimizerStep, Sample, Size
 from densevit.registry.importing import working_directory_on_path
-from densevit.targets.object_targets import Boxes
 from densevit.targets.types import TargetTypes
+from densevit.targets.value_checks import implausible
 
 _CHECK_SECONDS = 5
 _MOST_UNREADABLE = 100  # images in a row
@@ -161,7 +161,7 @@ class TransformedDataset(data.Dataset[Sample]):
         Warns of objects in them that are not trained on because their box has no area inside the image.
         """
         dropped: list[int | str] = []  # the image of each object
-        boxes: list[np.ndarray] = []
+        values: dict[str, list[tuple[Any, Size]]] = {}
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -174,15 +174,13 @@ class TransformedDataset(data.Dataset[Sample]):
                 continue
             check_sample(sample, self.dataset, index, self.types, self.channels)
             for key, value in checked_values(sample, self.types).items():
-                boxes += [value] if isinstance(self.types[key], Boxes) else []
+                values.setdefault(key, []).append((value, image_size(sample)))
                 usable = self.types[key].usable(value, image_size(sample))
                 if usable is not None and not self.types[key].truth_only:  # crowds are left out on purpose
                     dropped += [sample["targets"].get("image_id", index)] * int((~usable).sum())
-        if boxes and (together := np.concatenate(boxes)).size:
-            try:
-                Boxes().check_scale(together, image_size(sample))
-            except DataError as error:
-                raise DataError(f"{name_of(self.dataset)}: the boxes of a few images {error}") from None
+        for key, pairs in values.items():
+            if problem := implausible(key, pairs, self.types):
+                raise DataError(f"{name_of(self.dataset)}: {key} of a few images {problem}")
         if dropped:
             warnings.warn(
                 f"{len(dropped)} objects of a few images of {name_of(self.dataset)} have boxes without area inside "

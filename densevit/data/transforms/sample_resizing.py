@@ -17,8 +17,8 @@ from densevit.errors import DataError
 from densevit.interfaces import Sample, Size, TargetType, Transforms
 from densevit.layers.missing_pixels import resampled
 from densevit.model.zoom import create_transforms, zoom_of
-from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes, is_metadata
+from densevit.targets.value_checks import check_values
 
 if TYPE_CHECKING:
     from densevit.config import DataSection
@@ -116,19 +116,10 @@ def checked_values(sample: Sample, types: Types) -> Values:
     """
     size, targets = image_size(sample), sample["targets"]
     values = {key: as_numpy(value) for key, value in targets.items() if key in types}
-    for key, value in values.items():
-        try:
-            if types[key].per != "image" and not isinstance(value, np.ndarray | RunLengthMasks):
-                raise DataError(f"is a {type(value).__name__}; expected a tensor.")
-            if types[key].per == "object" and value.ndim == 0:
-                raise DataError("is a single number; expected one row per object.")
-            types[key].check(value, size)
-        except DataError as error:
-            raise DataError(f"image {targets.get('image_id')!r}: {key} {error}") from None
-    lengths = {key: len(value) for key, value in values.items() if types[key].per == "object"}
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{key} {count}" for key, count in lengths.items())
-        raise DataError(f"image {targets.get('image_id')!r}: targets differ in length: {counts}.")
+    try:
+        check_values(values, types, size)
+    except DataError as error:
+        raise DataError(f"image {targets.get('image_id')!r}: {error}") from None
     return values
 
 

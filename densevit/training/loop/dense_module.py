@@ -79,7 +79,7 @@ class DenseModule(lightning.LightningModule):
         self.record: StepRecord
         self._length = budget or Budget(0, 0, 0)  # of the schedule, with a user's Trainer known at its start
         self._collected: list[Batch] = []  # from a user's DataLoader, until a step is complete
-        self._checked: set[str] = set()  # stages whose first batch is checked
+        self._checked: dict[tuple[str, int], Any] = {}  # by stage, the loader whose first batch is checked
         self._skipped_images = SkippedImages()
         self._finite_check = FiniteCheck()
         self._resumed: tuple[list[Any], int] | None = None  # random states and collected batches of the checkpoint
@@ -165,9 +165,12 @@ class DenseModule(lightning.LightningModule):
         return self.budget is None and bool(self.trainer.loggers)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if (stage := str(self.trainer.state.stage)) not in self._checked:
+        trainer = self.trainer
+        loaders = trainer.train_dataloader if trainer.training else trainer.val_dataloaders
+        key = (str(trainer.state.stage), dataloader_idx)
+        if self._checked.get(key) is not loaders:
             check_batch(batch.batches[0] if isinstance(batch, OptimizerStep) else batch, self.model.channels)
-            self._checked.add(stage)
+            self._checked[key] = loaders
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

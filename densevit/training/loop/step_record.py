@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from densevit.errors import PluginError
 from densevit.interfaces import Batch, Losses, Method, OptimizerStep
-from densevit.model.batch_checks import described
+from densevit.model.target_checks import described
 from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.sharding import full_tensor, sharded_modules
 
