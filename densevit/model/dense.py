@@ -36,7 +36,7 @@ from densevit.model.inference_model import InferenceModel
 from densevit.model.normalisation import imagenet_normalised, normalised
 from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.running_checks import RunningChecks
-from densevit.model.target_checks import TargetChecks, check_labelled, is_labelled
+from densevit.model.target_checks import CheckedTargets, TargetChecks, check_labelled, is_labelled
 from densevit.model.tensor_batches import as_batch
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
@@ -217,7 +217,7 @@ class DenseModel(InferenceModel, nn.Module):
         gradients; None: the number of batches.
         """
         counts = {
-            name: [head.loss_counts(self._checked_targets(name, batch, None)) for batch in targets]
+            name: [head.loss_counts(self._checked_targets(name, batch)) for batch in targets]
             for name, head in self.heads.items()
         }
         return step_context(counts, batches or len(targets), step, self.mean.device)
@@ -242,7 +242,9 @@ class DenseModel(InferenceModel, nn.Module):
         batch = as_batch(images, self, targets)
         if isinstance(images, Tensor):  # images of a batch may be unlabelled, as a mixed data set labels some
             check_labelled(batch["targets"], self.heads)
-        return self.losses_of(self(batch), batch["targets"], context)
+        head_targets = {name: self._checked_targets(name, batch["targets"]) for name in self.heads}
+        outputs = self(batch, head_targets=head_targets)
+        return self.losses_of(outputs, batch["targets"], context, head_targets)
 
     def losses_of(
         self,
@@ -274,15 +276,17 @@ class DenseModel(InferenceModel, nn.Module):
         return losses
 
     def _checked_targets(
-        self, name: str, targets: list[Targets], head_targets: Mapping[str, list[Targets]] | None
-    ) -> list[Targets]:
+        self, name: str, targets: list[Targets], head_targets: Mapping[str, list[Targets]] | None = None
+    ) -> CheckedTargets:
         """The targets of a head, from `head_targets` if it is there, checked and converted (`TargetChecks`)."""
         head, targets = self.heads[name], (head_targets or {}).get(name, targets)
-        targets = self.target_checks[name].checked(targets, self.checked)
-        if not any("labelled" in target for target in targets):
+        if isinstance(targets, CheckedTargets):
             return targets
-        check_partial_labels(f"heads.{name} ({self.plugin_name(name)})", head)
-        return by_class(targets, head.classes)
+        targets = self.target_checks[name].checked(targets, self.checked)
+        if any("labelled" in target for target in targets):
+            check_partial_labels(f"heads.{name} ({self.plugin_name(name)})", head)
+            targets = by_class(targets, head.classes)
+        return CheckedTargets(targets)
 
     def predictions(self, outputs: Mapping[str, Outputs], targets: list[Targets]) -> dict[str, list[Predictions]]:
         """Converts outputs to predictions: by head, a list with one dict per image, in original pixels.

@@ -49,6 +49,10 @@ def check_labelled(targets: Sequence[Targets], heads: Mapping[str, Head]) -> Non
     )
 
 
+class CheckedTargets(list[Targets]):
+    """Targets that are checked and converted for a head."""
+
+
 class TargetChecks:
     """Checks targets, and converts their values to the types that losses take.
 

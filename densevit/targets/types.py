@@ -89,7 +89,8 @@ def with_objects(predictions: Mapping[str, Any], keep: Tensor, types: Mapping[st
 def as_array(values: Any) -> np.ndarray:
     """Converts predicted values to an array, floating-point tensors to float32."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach() if values.requires_grad else values
+        values = values if values.device.type == "cpu" else values.cpu()
         values = (values.float() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16
     return np.asarray(values)
 

@@ -16,7 +16,7 @@ class Supervised(Method):
     any_channels = True
 
     def training_step(self, model: Any, batch: Batch, context: LossContext) -> Losses:
-        return cast(Losses, model.losses_of(model(batch), batch["targets"], context))
+        return cast(Losses, model.loss(batch, context=context))
 
 
 def create_method(name: str, model: DenseModel, **options: Any) -> Method:
