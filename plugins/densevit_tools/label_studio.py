@@ -4,7 +4,7 @@ A region's coordinates are per cent of the image's sides; masks are polygons, or
 (Label Studio's documentation, "Import pre-annotations").
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -37,6 +37,12 @@ class Control(NamedTuple):
     key: str = "image"
     labels: frozenset[str] = frozenset()
 
+    def label_of(self, name: str) -> str | None:
+        """The label of a class: its name, or else the same in upper or lower case; None without one."""
+        if not self.labels or name in self.labels:
+            return name
+        return next((label for label in sorted(self.labels) if label.casefold() == name.casefold()), None)
+
 
 def controls_of(config: str) -> list[Control]:
     """Reads the controls of a labelling interface, its xml. Raises ConfigError without one that takes boxes, polygons,
@@ -65,8 +71,16 @@ def controls_of(config: str) -> list[Control]:
     return controls
 
 
+def unmatched_names(controls: Sequence[Control], classes: Collection[str]) -> tuple[list[str], list[str]]:
+    """The labels that are no class, and the classes that no control has a label for. classes: the model's."""
+    labels = {label for control in controls for label in control.labels}
+    labels_of = {name: {control.label_of(name) for control in controls} - {None} for name in classes}
+    unused = labels.difference(*labels_of.values())
+    return sorted(unused), sorted(name for name in classes if not labels_of[name])
+
+
 def prediction(result: Result, controls: Sequence[Control], version: str) -> dict[str, Any]:
-    """The prediction of a task: regions with scores, of classes that a control has. version: the model's."""
+    """The prediction of a task: regions with scores, of classes with a label. version: the model's."""
     regions = [entry for region in regions_of(result) for entry in _entries(region, controls, result.size)]
     return _prediction(regions, version)
 
@@ -106,8 +120,11 @@ def _entries(region: Region, controls: Sequence[Control], size: tuple[int, int])
     """The entries of a region for the first control that takes it."""
     box, mask = region.box, region.mask
     types = {"choices"} if box is None else {"rectanglelabels"} | (set() if mask is None else _MASK_TYPES)
-    takes = (c for c in controls if c.type in types and (not c.labels or region.name in c.labels))
-    if (control := next(takes, None)) is None:
+    for control in controls:
+        label = control.label_of(region.name) if control.type in types else None
+        if label is not None:
+            break
+    else:
         return
     values: list[dict[str, Any]] = [{}]
     if box is not None and control.type == "rectanglelabels":
@@ -117,7 +134,7 @@ def _entries(region: Region, controls: Sequence[Control], size: tuple[int, int])
     elif mask is not None:
         values = [{"format": "rle", "rle": brush_code(mask)}]
     for value in values:
-        yield _entry(control, region.name, region.score, value, size)
+        yield _entry(control, label, region.score, value, size)
 
 
 def _entry(

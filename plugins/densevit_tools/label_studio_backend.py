@@ -9,8 +9,9 @@ Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
 import argparse
 import json
 import urllib.request
+import warnings
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import densevit
 from densevit.errors import DataError, DensevitError
 from densevit.inference.downloads import URL_BYTES, URL_TIMEOUT, check_scheme
-from densevit_tools.label_studio import LOCAL_FILES, controls_of, prediction
+from densevit_tools.label_studio import LOCAL_FILES, controls_of, prediction, unmatched_names
 
 MAX_BYTES = 8 * 2**20  # of a request, which names images
 
@@ -45,9 +46,20 @@ class Backend:
         return {"status": "UP", "model_class": "densevit", "model_version": self.version}
 
     def setup(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks the labelling interface of a project, and keeps the address and the token for its images."""
+        """Checks the labelling interface of a project, and keeps the address and the token for its images.
+
+        Warns of labels that are no class of the model, and of classes without a label, whose regions are left out.
+        """
         if request.get("schema"):
-            controls_of(request["schema"])
+            classes = {c.name for head_classes in self.model.classes.values() for c in head_classes}
+            labels, without_label = unmatched_names(controls_of(request["schema"]), classes)
+            if labels or without_label:
+                warnings.warn(
+                    f"The labelling interface and the model differ. Labels that are no class: {_joined(labels)}. "
+                    f"Classes without a label, which are not predicted: {_joined(without_label)}. Fix: name the labels "
+                    "as the classes; upper and lower case are the same.",
+                    stacklevel=2,
+                )
         self._host, self._token = request.get("hostname") or "", request.get("access_token") or ""
         return {"model_version": self.version}
 
@@ -89,6 +101,10 @@ class Backend:
         if file is None or self.root is None or not file.is_relative_to(self.root.resolve()) or not file.is_file():
             raise DataError(f"{path}: there is no such file below {self.root}. Fix: --root FOLDER, the document root.")
         return file
+
+
+def _joined(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def server(backend: Backend, host: str = "127.0.0.1", port: int = 9090) -> ThreadingHTTPServer:

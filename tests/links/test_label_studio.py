@@ -17,6 +17,7 @@ from densevit_tools.label_studio import brush_code, controls_of, prediction, tas
 from densevit_tools.label_studio_backend import Backend, server
 from tests.batch.test_prelabels import MODEL, folder
 from tests.links.results import MASKS, OBJECTS, SIZE, predictor, result
+from tests.recorded_warnings import recorded_warnings
 
 BOXES = [([10, 25, 20, 50], "dog", 0.75), ([0, 0, 100, 100], "cat", 0.25)]  # x, y, width, height in per cent
 
@@ -49,6 +50,24 @@ def test_objects_are_regions_of_the_first_control_that_takes_them() -> None:
     assert boxes(only_cats) == BOXES[1:], "classes of the interface"
     with pytest.raises(ConfigError, match="has no BrushLabels, PolygonLabels, RectangleLabels, Choices of an Image"):
         controls_of("<View><Text name='a' value='$a'/></View>")
+
+
+def test_labels_match_classes_in_upper_and_lower_case_the_same_name_first() -> None:
+    for labels, expected in (("Cat DOG", ["DOG", "Cat"]), ("dog Dog CAT", ["dog", "CAT"]), ("DOG Dog", ["DOG"])):
+        tags = "".join(f'<Label value="{label}"/>' for label in labels.split())
+        entry = prediction(result(**OBJECTS), controls_of(config("RectangleLabels", labels=tags)), "1")
+        assert [region["value"]["rectanglelabels"] for region in entry["result"]] == [[label] for label in expected]
+
+
+def test_setup_reports_labels_that_are_no_class_and_classes_without_a_label() -> None:
+    backend = Backend(predictor())
+    labels = '<Label value="Cat"/><Label value="bus"/><Label value="tree"/>'
+    with recorded_warnings() as messages:
+        backend.setup({"schema": config("RectangleLabels")})
+        backend.setup({"schema": config("RectangleLabels", labels="")})  # takes any class
+        backend.setup({"schema": config("RectangleLabels", labels=labels)})
+    [message] = messages
+    assert "no class: bus, tree. Classes without a label, which are not predicted: dog. Fix" in message
 
 
 def test_maps_and_image_classes_are_regions() -> None:
