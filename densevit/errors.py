@@ -5,7 +5,7 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 
 class Argument(str):
@@ -133,6 +133,20 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns " Did you mean 'x'? Known: x, y.", with the closest name and all names; "" without names."""
     ordered = sorted(set(names))
     return f"{nearest(name, ordered)} Known: {', '.join(ordered)}." if ordered else ""
+
+
+def head_names(names: str | Collection[str], heads: Collection[str], where: str, noun: str = "head") -> list[str]:
+    """The heads with these names, in the order of `heads`.
+
+    names: a string is one name; of a mapping, its keys. where: the function and the argument, for messages. noun: what
+    `heads` are. Raises ConfigError for a name that is not among `heads`.
+    """
+    named = [names] if isinstance(names, str) else [*names]
+    kind = "key" if isinstance(names, Mapping) else "name"
+    for name in named:
+        if name not in heads:
+            raise ConfigError(f"{where} has the {kind} {name!r}, which is not a {noun}.{did_you_mean(name, heads)}")
+    return [name for name in heads if name in named]
 
 
 def one_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from densevit.config.initial_weights import settled
 from densevit.config.values import as_section, with_value
 from densevit.data.channel_statistics import with_channels
 from densevit.data.data_builder import build_data
-from densevit.errors import ConfigError, did_you_mean
+from densevit.errors import ConfigError, head_names
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Backbone, Class, Classes, Head, as_classes
 from densevit.model import DenseModel, build_from_sections, classes_by_head, tasks_of
@@ -140,9 +140,5 @@ def _classes_by_head(sections: ModelSections, classes: Classes | Mapping[str, Cl
                 f"classes={{{', '.join(f'{name!r}: [...]' for name in tasks)}}}."
             )
         classes = dict.fromkeys(tasks, classes)
-    for name in classes:
-        if name not in (names := {*tasks, *tasks.values()}):
-            raise ConfigError(
-                f"create_model: classes has the key {name!r}, which is not a head.{did_you_mean(name, names)}"
-            )
+    head_names(classes, {*tasks, *tasks.values()}, "create_model: classes")
     return {name: as_classes(classes.get(name, classes.get(task, ()))) for name, task in tasks.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from densevit.data.transforms.sample_resizing import EvaluationTransform
-from densevit.errors import DensevitError, did_you_mean
+from densevit.errors import DensevitError, head_names
 from densevit.inference.array_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
 from densevit.inference.iterating import ImageLoop, Predicted
@@ -61,11 +61,8 @@ def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str,
     """The score threshold of each head. threshold: one for all heads, or some by head; other heads: the model's."""
     scores = {} if threshold is None else threshold
     by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(model.heads, scores)
-    for name, score in by_head.items():
-        if name not in model.heads:
-            raise DensevitError(
-                f"predict: threshold has the key {name!r}, which is not a head.{did_you_mean(name, model.heads)}"
-            )
+    head_names(by_head, model.heads, "predict: threshold")
+    for score in by_head.values():
         if not 0 <= score <= 1:
             raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
     return {**model.default_thresholds, **by_head}

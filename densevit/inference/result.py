@@ -19,7 +19,7 @@ from densevit.data.io.images import read_image
 from densevit.drawing.display import display
 from densevit.drawing.draw import draw
 from densevit.drawing.point_cloud import write_ply
-from densevit.errors import DensevitError, did_you_mean
+from densevit.errors import DensevitError, did_you_mean, head_names
 from densevit.inference import result_formats
 from densevit.interfaces import DEFAULT_THRESHOLD, Class, Predictions, TargetType
 from densevit.paths import user_path
@@ -80,6 +80,7 @@ class Result(Mapping[str, Any]):
         self.path, self.frame, self.classes, self._channels = path, frame, classes, channels
         self._image, self.size = image if isinstance(image, np.ndarray) else user_path(image), size
         by_head = threshold if isinstance(threshold, Mapping) else dict.fromkeys(predictions, threshold)
+        head_names(by_head, predictions, "Result: threshold")
         self.thresholds = {head: score for head, score in by_head.items() if score is not None}
         self.types = {head: TargetTypes((types or {}).get(head)) for head in predictions}
         self._predictions = {
@@ -174,8 +175,9 @@ class Result(Mapping[str, Any]):
         """A result of these heads."""
         classes = {head: self.classes.get(head, ()) for head in heads}
         predictions = {head: self._predictions[head] for head in heads}
+        thresholds = {head: score for head, score in self.thresholds.items() if head in heads}
         origin = self.path, self.frame, self._channels
-        return Result(self._image, self.size, predictions, classes, self.thresholds, self.types, *origin)
+        return Result(self._image, self.size, predictions, classes, thresholds, self.types, *origin)
 
     def _head_of(self, key: str) -> str:
         """The head that predicts a key. Raises AttributeError unless there is exactly one."""

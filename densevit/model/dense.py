@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.config import ModelSections
-from densevit.errors import DensevitError, PluginError
+from densevit.errors import DensevitError, PluginError, head_names
 from densevit.interfaces import (
     Backbone,
     BackboneOutput,
@@ -48,6 +48,7 @@ class DenseModel(InferenceModel, nn.Module):
     """A backbone with one or more named heads, each with an optional neck: trains, predicts, is saved and exported.
 
     loss_weights: a factor for each head, 1 by default; "learned": a parameter per head (`uncertainty_weighted`).
+    Raises ConfigError for a neck or a weight of a head that does not exist, as do methods for names of heads.
 
     Example:
         >>> backbone = densevit.create_backbone("resnet", depth=18)
@@ -74,6 +75,8 @@ class DenseModel(InferenceModel, nn.Module):
         for name, head in heads.items():
             check_number_of_classes(name, head)
             check_last_blocks(name, head, backbone, name in (necks or {}))
+        for argument, by_head in (("necks", necks), ("loss_weights", loss_weights)):
+            head_names(by_head or {}, heads, f"DenseModel: {argument}")
         self.backbone = backbone
         self.heads = cast("Mapping[str, Head]", nn.ModuleDict(heads))
         self.necks = nn.ModuleDict(necks or {})
@@ -143,7 +146,8 @@ class DenseModel(InferenceModel, nn.Module):
         model normalises them. heads: names; None: all heads. head_targets: targets by head, replace the batch's.
         """
         batch = as_batch(batch, self)
-        names = [name for name in self.heads if heads is None or name in heads]
+        names = [*self.heads] if heads is None else head_names(heads, self.heads, "forward: heads")
+        head_names(head_targets or {}, self.heads, "forward: head_targets")
         backbone_output = self.encode(batch, names)
         outputs = {}
         for name in names:
@@ -163,8 +167,9 @@ class DenseModel(InferenceModel, nn.Module):
     def encode(self, batch: Batch, heads: Collection[str]) -> BackboneOutput:
         """Runs the backbone on a batch for some heads: feature maps, and last blocks for heads that run them. If no
         head takes feature maps, blocks that heads run are not computed."""
+        names = head_names(heads, self.heads, "encode: heads")
         images = self.normalise(batch["images"], batch["padding_mask"])
-        counts = {self.heads[name].last_blocks for name in heads} or {None}
+        counts = {self.heads[name].last_blocks for name in names} or {None}
         if isinstance(self.backbone, TokenBackbone) and counts != {None}:
             numbers = {count for count in counts if count is not None}
             backbone_output = self.backbone.encode(images, numbers, None in counts)
@@ -183,6 +188,7 @@ class DenseModel(InferenceModel, nn.Module):
         Raises PluginError for a head that runs the backbone's last blocks, or takes its tokens, and no features, and
         for a neck that needs the images without them.
         """
+        head_names([head], self.heads, "head_inputs: head")
         if self.heads[head].last_blocks is not None:
             raise PluginError(
                 f"heads.{head} ({self.plugin_name(head)}) takes tokens of the backbone and no feature maps. "
@@ -261,6 +267,7 @@ class DenseModel(InferenceModel, nn.Module):
         A learned weight adds HEAD/log_variance (`uncertainty_weighted`).
         """
         losses: Losses = {}
+        head_names(head_targets or {}, self.heads, "losses_of: head_targets")
         context = LossContext.across_processes() if context is None else context
         for name, head in self.heads.items():
             head_context = context.for_head(name)
@@ -293,6 +300,7 @@ class DenseModel(InferenceModel, nn.Module):
 
         Converts half-precision outputs to float32 first.
         """
+        head_names(outputs, self.heads, "predictions: outputs")
         return {name: self.heads[name].predict(in_float32(values), targets) for name, values in outputs.items()}
 
     @torch.no_grad()
@@ -302,6 +310,7 @@ class DenseModel(InferenceModel, nn.Module):
         Without any options, at the size of the training's evaluation, the result equals
         `predictions(self(batch), targets)`. references: replace `references`.
         """
+        head_names(references or {}, self.heads, "infer: references")
         augmented = {name: options for name, options in self.inference.items() if not options.single_pass}
         plain = [name for name in self.heads if name not in augmented]
         results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}

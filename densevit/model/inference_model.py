@@ -9,6 +9,7 @@ from torch import Tensor
 
 from densevit.channels import Channels
 from densevit.config import Config, DataSection, InferenceSection, ModelSections, section
+from densevit.errors import head_names
 from densevit.interfaces import (
     DEFAULT_THRESHOLD,
     Backbone,
@@ -178,7 +179,8 @@ class InferenceModel:
 
     def plugin_name(self, head: str) -> str:
         """The plugin name of a head, for messages."""
-        return self.sections.heads[head].name
+        [name] = head_names([head], self.heads, "plugin_name: head")
+        return self.sections.heads[name].name
 
     def with_resize(self: ModelT, transforms: Transforms) -> ModelT:
         """A model whose images are resized as in the evaluation of other transforms, also in `densevit.evaluate`."""
@@ -208,7 +210,8 @@ class InferenceModel:
         return self._sharing(sections=config, inference=inference_of(self, config), training_data=data)
 
     def with_heads(self: ModelT, names: Collection[str]) -> ModelT:
-        """A model with a subset of the heads."""
+        """A model with a subset of the heads. Raises ConfigError for a name that is not a head."""
+        names = head_names(names, self.heads, "with_heads: names")
         part = self._sharing(
             **{key: type(x)({name: v for name, v in x.items() if name in names}) for key, x in self._by_head().items()}
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from densevit.errors import ConfigError, did_you_mean
+from densevit.errors import ConfigError, head_names
 from densevit.interfaces import Predictions, Size
 from densevit.model import Threshold
 from densevit.model.zoom import at_reference_size
@@ -84,10 +84,8 @@ def thresholds_of(
         raise ConfigError("threshold: no head of this model predicts scores. Fix: leave it out.")
     if threshold is None:
         threshold = {name: defaults[name] for name in heads}
-    elif isinstance(threshold, Mapping) and (unknown := [*(threshold.keys() - {*heads})]):
-        raise ConfigError(
-            f"threshold has the key {unknown[0]!r}, which is not a head with scores.{did_you_mean(unknown[0], heads)}"
-        )
+    elif isinstance(threshold, Mapping):
+        head_names(threshold, heads, "export: threshold", "head with scores")
     by_head = {name: threshold.get(name, 0.0) if isinstance(threshold, Mapping) else threshold for name in heads}
     for name, score in by_head.items():
         if not 0 <= score <= 1:

@@ -14,12 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from densevit.config import OptimSection
+from densevit.errors import head_names
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
 from densevit.model import DenseModel, InferenceModel, check_batch
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
 from densevit.training.loop.ema import ExponentialMovingAverage, averaged_state
+from densevit.training.loop.evaluator_factory import METHOD
 from densevit.training.loop.finite_check import FiniteCheck
 from densevit.training.loop.lr_schedule import Schedule
 from densevit.training.loop.model_class_mapping import ClassMapping
@@ -74,6 +76,8 @@ class DenseModule(lightning.LightningModule):
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)
         self.optim, self.budget, self.ema = optim_section(optim), budget, ema
+        for argument, by_head in (("evaluators", evaluators), ("mappings", mappings)):
+            head_names(by_head or {}, {*model.heads, METHOD}, f"DenseModule: {argument}")
         self.validation = Validation(self.config, self.method, evaluators, mappings or {})
         self._rates = rates
         self.record: StepRecord
