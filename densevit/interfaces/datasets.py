@@ -72,7 +72,7 @@ class Dataset(Recorded):
     def object_counts(self) -> np.ndarray | None:
         """Objects per image (N,), if known without reading images, else None.
 
-        Heads with a fixed number of queries use it in `Head.check` to warn if an image has more objects.
+        `Head.check` warns if an image has more objects than the head predicts.
         """
         return None
 

@@ -1,5 +1,6 @@
 """The interface of heads. Methods that only a tool calls are protocols: docs/own-head.md."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -33,6 +34,8 @@ class Head(nn.Module, Recorded):
     finest_stride: the stride of the finest feature that the head is made for; a training on a backbone whose features
         all have one coarser stride begins with a line that names a neck. None: any stride.
     nms: IoU above which `predict` removes a box as a duplicate, class by class. None: it removes none.
+    object_limits: the names of attributes and options; the smallest value among those that the head has is the largest
+        number of objects or segments of an image. Training on images with more is a warning.
     partial_labels: whether the loss of objects or segments leaves out the classes that are not labelled in an image, by
         `labelled` of its targets. False: such images are an error.
 
@@ -53,7 +56,9 @@ class Head(nn.Module, Recorded):
     last_blocks: int | None = None
     finest_stride: int | None = None
     nms: float | None = None
+    object_limits: ClassVar[tuple[str, ...]] = ("num_queries", "max_predictions")
     partial_labels: bool = False
+    _warned = False
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], classes: Classes) -> None:
         super().__init__()
@@ -99,10 +104,10 @@ class Head(nn.Module, Recorded):
         return tuple(dataset.classes.get(cls.task, ()))
 
     def check(self, dataset: Dataset) -> None:
-        """Called before training with the training split. Default: a head for metric depth needs metric data.
+        """Called before training with the training split. Default: a head for metric depth needs metric data, and more
+        objects in an image than the head predicts are a warning (`warn_of_objects`).
 
-        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ". Warnings
-        get the same prefix, for example if an image has more objects (`Dataset.object_counts`) than the head predicts.
+        Raises ConfigError if the head cannot be trained on it; the message continues "heads.NAME (PLUGIN) ".
         """
         if self.depth_type == "depth" and not dataset.metric:
             raise ConfigError(
@@ -110,6 +115,35 @@ class Head(nn.Module, Recorded):
                 "relative output (output: relative); or calibrate the data: set the metres per value "
                 "(data.scale; for disparity data.stereo), and remove metric: false."
             )
+        if {"boxes", "labels", "panoptic"}.isdisjoint(self.required_targets):
+            return
+        counts = dataset.object_counts()
+        if counts is not None:
+            self.warn_of_objects([int(count) for count in counts])
+
+    def warn_of_objects(self, counts: Sequence[int], images: Sequence[int | str] | None = None) -> None:
+        """Warns once if an image has more objects or segments than the head predicts (`object_limits`).
+
+        counts: the number in each image. images: their ids; None: they are all training images.
+        """
+        values = {option: getattr(self, option, None) for option in self.object_limits}
+        limits = {option: value for option, value in values.items() if value is not None}
+        most = max(counts, default=0)
+        if self._warned or not limits or most <= min(limits.values()):
+            return
+        self._warned = True
+        option = min(limits, key=limits.__getitem__)
+        noun = "segments" if {"panoptic", "semantic"}.intersection(self.required_targets) else "objects"
+        if images is None:
+            over = sum(count > limits[option] for count in counts)
+            image = f"{over:,} of {len(counts):,} training images have more {noun} than {option}; one of them"
+        else:
+            image = f"image {images[counts.index(most)]!r}"
+        warnings.warn(
+            f"{image} has {most} {noun}, but {option} is {limits[option]}: {most - limits[option]} of them cannot be "
+            f"predicted. Fix: set {option} to at least {most}.",
+            stacklevel=3,
+        )
 
 
 class DenseHead(Head):

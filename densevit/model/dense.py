@@ -290,6 +290,8 @@ class DenseModel(InferenceModel, nn.Module):
         if isinstance(targets, CheckedTargets):
             return targets
         targets = self.target_checks[name].checked(targets, self.checked)
+        counts = self.target_checks[name].object_counts(targets)
+        head.warn_of_objects([*counts.values()], [*counts])
         if any("labelled" in target for target in targets):
             check_partial_labels(f"heads.{name} ({self.plugin_name(name)})", head)
             targets = by_class(targets, head.classes)

@@ -112,6 +112,16 @@ class TargetChecks:
         seen |= new
         return converted
 
+    def object_counts(self, targets: Sequence[Targets]) -> dict[int | str, int]:
+        """The number of objects of each labelled image, by its id, for keys with a row per object."""
+        keys = [key for key in self._keys if self.types[key].per == "object"][:1]
+        return {
+            target.get("image_id", index): len(target[key])
+            for key in keys
+            for index, target in enumerate(targets)
+            if key in target
+        }
+
     def _kind(self, key: str, value: Any) -> tuple[Any, ...]:
         """What the values that are read once have in common."""
         return (self.name, key, getattr(value, "dtype", None), getattr(value, "ndim", 0))

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from densevit.interfaces import (
     Class,
-    Dataset,
     Head,
     LossContext,
     Losses,
@@ -15,12 +14,10 @@ from densevit.interfaces import (
     Predictions,
     Targets,
 )
-from densevit.losses.boxes import has_objects
 from densevit.losses.context import Counts
 from densevit.losses.labelled_objects import object_counts
 from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
 from densevit.set_prediction.predictions import exported_predictions, top_exported, top_predictions
-from densevit.set_prediction.queries import QueryLimit
 
 
 class Criterion(Protocol):
@@ -52,13 +49,6 @@ class SetPredictionHead(Head):
         check_classes(classes, self.task)
         check_counts({"num_queries": num_queries}, maximum=MAX_QUERIES)
         self.num_queries = num_queries
-        note = f", and no image can get more than {num_queries} predictions"
-        self._limit = QueryLimit(num_queries, "objects", note)
-
-    def check(self, dataset: Dataset) -> None:
-        """Warns if training images have more objects than queries."""
-        super().check(dataset)
-        self._limit.check_data(dataset.object_counts())
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return self.criterion.loss_counts(object_counts(targets))
@@ -66,8 +56,6 @@ class SetPredictionHead(Head):
     def loss(self, outputs: Outputs, targets: list[Targets], context: LossContext) -> Losses:
         """Returns `label`, `l1`, `giou` of the last layer, `auxiliary` (sum of the others), and the further terms of
         the criterion."""
-        names = [t.get("image_id", i) for i, t in enumerate(targets) if has_objects(t)]
-        self._limit.check_batch(object_counts(targets), names)
         return self.criterion.losses(outputs, targets, context)
 
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:

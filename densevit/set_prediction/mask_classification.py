@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Dataset, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import Class, DenseHead, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.tracing import sides
 from densevit.set_prediction import mask_predictions as prediction
 from densevit.set_prediction.limits import MAX_QUERIES, check_classes, check_counts
@@ -34,6 +34,7 @@ class MaskClassification(Head):
     """
 
     segments: ClassVar[Task]
+    max_predictions: int | None = None
     partial_labels = True
 
     def __init__(
@@ -50,15 +51,22 @@ class MaskClassification(Head):
         check_counts({"num_queries": num_queries}, maximum=MAX_QUERIES)
         check_counts({"num_points": num_points})
         check_classes(classes)
-        self.mask_stride = mask_stride
+        self.num_queries, self.mask_stride = num_queries, mask_stride
         self.criterion = MaskCriterion(
-            self.segments, len(classes), num_queries, num_points, mask_stride, semantic_weight=semantic_loss
+            self.segments,
+            len(classes),
+            num_queries,
+            num_points,
+            mask_stride,
+            semantic_weight=semantic_loss,
+            check_counts=self.warn_of_objects,
         )
 
-    def check(self, dataset: Dataset) -> None:
-        """Warns if training images have more objects than queries."""
-        super().check(dataset)
-        self.criterion.check(dataset)
+    def set_max_predictions(self, max_predictions: int | None) -> None:
+        """max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100."""
+        if max_predictions is not None:
+            check_counts({"max_predictions": max_predictions})
+        self.max_predictions = max_predictions
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return self.criterion.loss_counts(targets)
@@ -103,6 +111,7 @@ class PanopticMaskClassification(MaskClassification):
 
     task, segments = "panoptic", "panoptic"
     required_targets = REQUIRED_TARGETS["panoptic"]
+    object_limits = ("num_queries",)
     threshold: float
 
     def set_threshold(self, threshold: float) -> None:
@@ -117,7 +126,7 @@ class PanopticMaskClassification(MaskClassification):
         return {
             "panoptic": prediction.panoptic(logits, masks, self.classes, self.threshold),
             "semantic": prediction.semantic(logits, masks),
-            **prediction.instances(logits, masks, self.classes, things=True),
+            **prediction.instances(logits, masks, self.classes, self.max_predictions, things=True),
         }
 
     def exported(
@@ -137,7 +146,7 @@ class InstanceMaskClassification(MaskClassification):
 
     def predictions(self, logits: Tensor, masks: MaskLogits) -> Predictions:
         """`masks` (N, H, W) bool, `boxes`, `labels` and `scores`."""
-        return prediction.instances(logits, masks, self.classes, things=False)
+        return prediction.instances(logits, masks, self.classes, self.max_predictions)
 
     def exported(
         self, outputs: Outputs, size: tuple[int, int], original_size: tuple[int, int] | None = None

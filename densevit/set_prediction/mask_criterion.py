@@ -4,7 +4,7 @@ Mask2Former, Cheng et al. 2022, sections 3.3 and 4.1.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from densevit.interfaces import Dataset, Losses, Targets
+from densevit.interfaces import Losses, Targets
 from densevit.layers.precision import autocast_off
 from densevit.losses.context import Counts, LossContext, loss_normalizers
 from densevit.losses.distributed import to_device
@@ -31,7 +31,7 @@ from densevit.set_prediction.mask_segments import (
     segment_counts,
     uncertain_points,
 )
-from densevit.set_prediction.queries import MaskQueries, QueryLimit, mask_logits
+from densevit.set_prediction.queries import MaskQueries, mask_logits
 
 NO_OBJECT_WEIGHT = 0.1
 EPS = 1e-6
@@ -44,7 +44,7 @@ class MaskCriterion:
     Void, ignored pixels and crowds have no part in the losses of masks. In the authors' code they are background.
 
     task: determines the target keys. num_points: the number of points of each mask. stride: the stride of the per-pixel
-    embeddings.
+    embeddings. check_counts: called with the number of segments and the id of each image (`Head.warn_of_objects`).
     """
 
     task: Task
@@ -54,14 +54,7 @@ class MaskCriterion:
     stride: int
     weights: MaskWeights = field(default_factory=MaskWeights)
     semantic_weight: float = 0.0
-    _limit: QueryLimit = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._limit = QueryLimit(self.num_queries, "segments")
-
-    def check(self, dataset: Dataset) -> None:
-        """Warns if an image of the data set has more instances or panoptic segments than there are queries."""
-        self._limit.check_data(None if self.task == "semantic" else dataset.object_counts())
+    check_counts: Callable[[list[int], list[int | str]], None] = lambda counts, images: None
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
         """The normalisers of the losses. targets: one per image, on the CPU."""
@@ -121,7 +114,7 @@ class MaskCriterion:
             return terms if cells is None else {**terms, "semantic": cells.sum()}
         outputs = MaskQueries(logits, embeddings)
         segments = MaskSegments.of(targets, self.task, self.num_classes, pixels.device)
-        self._limit.check_batch(segments.counts, segments.names)
+        self.check_counts(segments.counts, segments.names)
         scales = image_shares(segments.sizes, pixels, self.stride)
         pairs = match(
             outputs, pixels, segments, scales, self.num_points, self.weights, generator, context.raise_on_non_finite

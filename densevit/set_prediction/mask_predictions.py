@@ -15,7 +15,7 @@ from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Outputs
 from densevit.layers.tracing import as_tensor, computed_rows, is_exporting, kept_rows
 from densevit.losses.distributed import to_device
 
-TOP = 100  # instances of an image
+TOP = 100  # instances of an image, unless there are more queries
 OVERLAP_THRESHOLD = 4, 5  # 0.8, as a fraction: least share of a mask that is not covered by others
 _CHUNK_PIXELS = 2**25  # of upsampled logits: 128 MB in fp32
 
@@ -71,18 +71,24 @@ def class_scores(logits: Tensor, masks: MaskLogits) -> Tensor:
 
 
 def instances(
-    logits: Tensor, masks: MaskLogits, classes: Sequence[Class], things: bool, foreground_logit: float = 0.0
+    logits: Tensor,
+    masks: MaskLogits,
+    classes: Sequence[Class],
+    most: int | None = None,
+    things: bool = False,
+    foreground_logit: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The 100 pairs of query and class with the highest class probability, by descending score.
+    """The pairs of query and class with the highest class probability, by descending score.
 
-    Scores are the class probability times the mean probability of the mask's foreground. things: leaves out stuff.
-    foreground_logit: pixels with a higher mask logit are the mask.
+    Scores are the class probability times the mean probability of the mask's foreground. most: the number of pairs;
+    None: the number of queries, at least 100. things: leaves out stuff. foreground_logit: pixels with a higher mask
+    logit are the mask.
     Boxes enclose the masks at the size of the network's input and are scaled to the file. Returns `masks` (N, H, W)
     bool, `boxes` (N, 4) xyxy, `labels` and `scores`.
     """
     probabilities = logits.softmax(-1)[:, :-1]
-    K = probabilities.shape[1]
-    scores, index = probabilities.flatten().topk(min(TOP, probabilities.numel()))
+    Q, K = probabilities.shape
+    scores, index = probabilities.flatten().topk(min(most or max(TOP, Q), Q * K))
     query, labels = index // K, index % K
     keep = ~(scores < masks.lowest_score)  # the mask's probability is at most 1; also NaN
     if things and not all(c.thing for c in classes):

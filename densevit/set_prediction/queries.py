@@ -1,11 +1,7 @@
-"""Object queries (Carion et al. 2020, section 3.2): the inputs of a decoder, the predictions of mask queries, and
-their number."""
+"""Object queries (Carion et al. 2020, section 3.2): the inputs of a decoder, and the predictions of mask queries."""
 
-import warnings
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,33 +102,3 @@ def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
     (MaskFormer, Cheng et al. 2021, section 3.3)."""
     with autocast_off(pixels.device):
         return (embeddings.float() @ pixels.float().flatten(-2)).unflatten(-1, pixels.shape[-2:])
-
-
-class QueryLimit:
-    """Warns once if an image has more objects than there are queries. objects: the noun for messages."""
-
-    def __init__(self, num_queries: int, objects: str, note: str = "") -> None:
-        self.num_queries, self._objects, self._note, self._warned = num_queries, objects, note, False
-
-    def check_data(self, counts: np.ndarray | None) -> None:
-        """counts: (N,), objects per training image, if known."""
-        if counts is not None and len(counts):
-            over = int((counts > self.num_queries).sum())
-            images = f"{over:,} of {len(counts):,} training images have more objects than queries; one of them"
-            self._warn(int(counts.max()), images)
-
-    def check_batch(self, counts: Sequence[int], names: Sequence[int | str]) -> None:
-        """counts: objects per image. names: image ids."""
-        most = max(counts, default=0)
-        if most > self.num_queries:
-            self._warn(most, f"image {names[counts.index(most)]!r}")
-
-    def _warn(self, most: int, image: str) -> None:
-        if self._warned or most <= self.num_queries:
-            return
-        self._warned = True
-        warnings.warn(
-            f"{image} has {most} {self._objects}, but num_queries is {self.num_queries}: {most - self.num_queries} of "
-            f"them are not learned{self._note}. Fix: set num_queries to at least {most}.",
-            stacklevel=4,
-        )

@@ -24,6 +24,7 @@ from densevit_checkpoints.recognition import fitting, matching_variant, most_spe
 Classes = Mapping[str, Sequence[Class]]
 
 _SETTINGS = ("seed", "data", "optim", "trainer", "inference")  # sections of a recipe other than the model's
+_MEASURED_WITH = ("evaluation", "max_predictions")  # options of a recipe's heads that published scores depend on
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,13 @@ def with_settings(layout: CheckpointLayout, sections: Mapping[str, Any], classes
     recipe_changes = dict(recipe_changes)
     if name:
         file = recipe_changes.pop("data") if isinstance(recipe_changes.get("data"), str) else None
-        recipe = configs.load(name, [f"data={file}"] if file else []).model_dump()
+        config = configs.load(name, [f"data={file}"] if file else [])
+        recipe = config.model_dump()
         values = {key: recipe[key] for key in _SETTINGS}
         heads = dict(sections["heads"])
         for task in heads.keys() & recipe["heads"].keys():
-            heads[task] = {"evaluation": recipe["heads"][task]["evaluation"], **heads[task]}
+            head = {"evaluation": recipe["heads"][task]["evaluation"], **config.heads[task].options}
+            heads[task] = {key: head[key] for key in _MEASURED_WITH if key in head} | heads[task]
         sections = {**sections, "heads": heads}
     data = values["data"]
     if "name" in recipe_changes.get("data", {}):  # another data set

@@ -226,7 +226,8 @@ class KMaXDeepLab(PanopticTransformer):
         self.align_corners, self.semantic_head = align_corners, None
         if losses.semantic:
             self.semantic_head = SemanticDecoder(channels, levels, width, K, activation, align_corners)
-        self.criterion = PQCriterion(self.classes, num_queries, levels[-1].stride, losses, sampling, void_weighting)
+        options = (losses, sampling, void_weighting, self.warn_of_objects)
+        self.criterion = PQCriterion(self.classes, num_queries, levels[-1].stride, *options)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """The outputs of `PanopticTransformer`; in training `layers` has all layers, with masks and features resized to

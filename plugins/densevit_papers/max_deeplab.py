@@ -153,7 +153,12 @@ class MaXDeepLab(PanopticTransformer):
         semantic = SemanticDecoder(channels, self.path, width, len(classes), activation) if losses.semantic else None
         self.semantic_head = semantic
         self.criterion = PQCriterion(
-            self.classes, num_queries, self.path[-1].stride, losses, void_weighting=void_weighting
+            self.classes,
+            num_queries,
+            self.path[-1].stride,
+            losses,
+            void_weighting=void_weighting,
+            check_counts=self.warn_of_objects,
         )
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:

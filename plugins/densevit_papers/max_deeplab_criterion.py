@@ -1,19 +1,18 @@
 """The loss of MaX-DeepLab (Wang et al. 2021, sections 3.2 and 3.4), and of kMaX-DeepLab (Yu et al. 2022) with two
 differences: a pixel-contrastive loss in place of instance discrimination, and a semantic loss at sampled pixels."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from densevit.interfaces import Class, Dataset, Losses, Targets
+from densevit.interfaces import Class, Losses, Targets
 from densevit.layers.precision import at_least_fp32, autocast_off
 from densevit.losses.context import Counts, LossContext
 from densevit.losses.distributed import to_device
 from densevit.set_prediction.limits import check_weights
 from densevit.set_prediction.mask_segments import REQUIRED_TARGETS
-from densevit.set_prediction.queries import QueryLimit
 from densevit_papers.kmax_deeplab_losses import Sampling, pixel_contrast, sampled_cells
 from densevit_papers.max_deeplab_auxiliary_losses import instance_discrimination, mask_id_term, semantic_term
 from densevit_papers.max_deeplab_masks import GridTruth, MaskOutputs
@@ -45,6 +44,7 @@ class PQCriterion:
     MaX-DeepLab's losses.
     void_weighting: the class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at
     least 1e-5, as in the code of both papers; False: by 1, as in MaX-DeepLab's paper.
+    check_counts: called with the number of segments and the id of each image (`Head.warn_of_objects`).
     """
 
     classes: Sequence[Class]
@@ -53,14 +53,7 @@ class PQCriterion:
     weights: MaskLossWeights
     sampling: Sampling | None = None
     void_weighting: bool = False
-    _limit: QueryLimit = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._limit = QueryLimit(self.num_queries, "segments")
-
-    def check(self, dataset: Dataset) -> None:
-        """Warns if an image of the data set has more segments than there are queries."""
-        self._limit.check_data(dataset.object_counts())
+    check_counts: Callable[[list[int], list[int | str]], None] = lambda counts, images: None
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
         """The normaliser of the losses, the number of labelled images. Losses are first averaged within each image."""
@@ -100,9 +93,7 @@ class PQCriterion:
     def _match(self, last: MaskOutputs, targets: Sequence[Targets], strict: bool) -> dict[int, Match]:
         """The matched pairs of each image with segments, by image index."""
         truths = self._labelled(targets, last.logits.device)
-        self._limit.check_batch(
-            [len(truth.labels) for truth in truths.values()], [truth.name for truth in truths.values()]
-        )
+        self.check_counts([len(truth.labels) for truth in truths.values()], [truth.name for truth in truths.values()])
         outputs = [last.for_image(i, truth.size) for i, truth in truths.items()]
         return dict(zip(truths, match(outputs, [*truths.values()], strict), strict=True))
 

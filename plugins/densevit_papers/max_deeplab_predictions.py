@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from densevit.interfaces import VOID, Class, Dataset, Head, LossContext, Losses, Outputs, Predictions, Targets
+from densevit.interfaces import VOID, Class, Head, LossContext, Losses, Outputs, Predictions, Targets
 from densevit.layers.tracing import is_exporting, sides
 from densevit.losses.distributed import to_device
 from densevit.set_prediction import mask_predictions
@@ -138,10 +138,9 @@ class PanopticTransformer(Head):
     def mask_stride(self) -> int:
         return self.criterion.stride
 
-    def check(self, dataset: Dataset) -> None:
-        """Warns if training images have more segments than queries."""
-        super().check(dataset)
-        self.criterion.check(dataset)
+    @property
+    def num_queries(self) -> int:
+        return self.criterion.num_queries
 
     def loss_counts(self, targets: list[Targets]) -> dict[str, float]:
         return self.criterion.loss_counts(targets)

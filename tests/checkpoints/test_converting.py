@@ -100,7 +100,8 @@ def test_converted_models_have_the_settings_of_their_recipe(recipe):
     expected = recipe.load()
     [(key, head)] = expected.heads.items()
     count = {"ade20k": 150, "cityscapes": 19}.get(recipe.path.parent.name, {"detection": 80, "panoptic": 133}.get(key))
-    options = {"two_stage": False, **head.options} if head.name == "deformable_detr" else head.options
+    options = {"two_stage": False, **head.options} if head.name == "deformable_detr" else dict(head.options)
+    most = options.pop("max_predictions", None)
     sections = {
         "backbone": {"name": expected.backbone.name, **expected.backbone.options},
         "heads": {key: {"name": head.name, **options}},
@@ -109,6 +110,7 @@ def test_converted_models_have_the_settings_of_their_recipe(recipe):
     for section in ("data", "optim", "trainer", "inference", "seed"):
         assert getattr(config, section) == getattr(expected, section)
     assert config.heads[key].evaluation == head.evaluation
+    assert config.heads[key].options.get("max_predictions") == most
 
 
 def test_swinv2_windows_are_those_of_timm_s_names_and_of_config_json():

@@ -1,10 +1,8 @@
 """The criterion of mask queries whose maps are constant in the image, so that losses are worked out by hand."""
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -91,13 +89,6 @@ def test_images_without_objects_have_no_object_in_all_queries_and_maps_of_void_h
     assert list(losses) == [*LOSSES, "semantic"] and not any(losses.values())
     gradients = torch.autograd.grad(sum(losses.values()), (*outputs[0], outputs[1], cells))
     assert not any(gradient.any() for gradient in gradients)
-
-
-def test_more_segments_than_queries_are_reported_except_for_semantic_maps():
-    crowded: Any = SimpleNamespace(object_counts=lambda: np.array([5, 1]))
-    MaskCriterion("semantic", *OPTIONS).check(crowded)
-    with pytest.warns(UserWarning, match="1 of 2 .* has 5 segments, but num_queries is 3"):
-        MaskCriterion("instance", *OPTIONS).check(crowded)
 
 
 def test_the_share_of_an_image_in_its_map_is_of_columns_then_rows():

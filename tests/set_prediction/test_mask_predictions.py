@@ -84,10 +84,14 @@ def test_instances_are_pairs_of_query_and_class_with_the_quality_of_their_masks(
     assert predicted["masks"].tolist() == [[row[PAIRS[pair][0]]] * 4 for pair in kept]
 
 
-def test_a_hundred_instances_are_kept_and_boxes_enclose_masks():
-    logits, masks = torch.randn(60, 4), MaskLogits(torch.ones(60, 1, 1), 1, (1, 1), (1, 1))
-    best = logits.softmax(-1)[:, :3].flatten().sort(descending=True).values[:100]
-    torch.testing.assert_close(instances(logits, masks, CLASSES, things=False)["scores"], best * 0.7310586)
+@pytest.mark.parametrize(("queries", "most", "expected"), [(60, None, 100), (150, None, 150), (150, 7, 7)])
+def test_as_many_instances_are_kept_as_there_are_queries_at_least_a_hundred(queries, most, expected):
+    logits, masks = torch.randn(queries, 4), MaskLogits(torch.ones(queries, 1, 1), 1, (1, 1), (1, 1))
+    best = logits.softmax(-1)[:, :3].flatten().sort(descending=True).values[:expected]
+    torch.testing.assert_close(instances(logits, masks, CLASSES, most)["scores"], best * 0.7310586)
+
+
+def test_boxes_enclose_masks():
     masks = torch.tensor([[[0, 0, 0], [0, 0, 1], [0, 1, 0]], [[0, 0, 0]] * 3, [[1, 0, 0], [0, 0, 0], [0, 0, 0]]]) > 0
     assert enclosing_boxes(masks).tolist() == [[1, 1, 3, 3], [0, 0, 0, 0], [0, 0, 1, 1]]
 

@@ -1,11 +1,9 @@
-"""Selection of cells, products of mask embeddings, and the limit of queries."""
+"""Selection of cells, products of mask embeddings, and tables of another number of queries."""
 
-import numpy as np
 import pytest
 import torch
 
-from densevit.set_prediction.queries import QueryLimit, TopCells, mask_logits, resized_queries
-from tests.recorded_warnings import recorded_warnings
+from densevit.set_prediction.queries import TopCells, mask_logits, resized_queries
 
 
 @pytest.mark.parametrize(("count", "expected"), [(2, [[3, 0], [1, 0]]), (9, [[3, 0, 2, 1], [1, 0, 2, 3]])])
@@ -21,21 +19,6 @@ def test_mask_logits_are_products_in_full_precision():
     with torch.autocast("cpu", torch.bfloat16):
         logits = mask_logits(embeddings, torch.tensor([[[[1.0, 3.0]], [[256.0, 4.0]]]]))  # (1, 2, 1, 2)
     assert logits.dtype == torch.float32 and logits.tolist() == [[[[513, 11]], [[127, -1]]]]
-
-
-def test_the_first_image_with_more_objects_than_queries_is_reported_once():
-    limit = QueryLimit(3, "segments", ", sorry")
-    with recorded_warnings() as messages:
-        for counts in (None, np.array([], dtype=int), np.array([1, 3])):
-            limit.check_data(counts)
-        for counts in ([3, 0], [4, 5], [9, 9]):
-            limit.check_batch(counts, ["a", "b"])
-    message = (
-        "image 'b' has 5 segments, but num_queries is 3: 2 of them are not learned, sorry. Fix: set num_queries to"
-    )
-    assert messages == [f"{message} at least 5."]
-    with pytest.warns(UserWarning, match=r"^2 of 3 training images .*; one of them has 9 objects"):
-        QueryLimit(3, "objects").check_data(np.array([4, 3, 9]))
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, [1, 5]), (2, [1, 1, 5, 5]), (3, [1, 1, 1, 5, 5, 5])])

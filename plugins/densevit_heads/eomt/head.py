@@ -52,7 +52,9 @@ class EncoderOnly(MaskTokens):
 class EoMT(PanopticMaskClassification, EncoderOnly):
     """Encoder-only mask transformer (Kerssies et al. 2025) for panoptic segmentation.
 
-    threshold: least class probability of a segment in the panoptic map. The other options: see `EncoderOnly`.
+    threshold: least class probability of a segment in the panoptic map.
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `EncoderOnly`.
     """
 
     def __init__(
@@ -64,13 +66,32 @@ class EoMT(PanopticMaskClassification, EncoderOnly):
         num_blocks: int = NUM_BLOCKS,
         num_points: int = NUM_POINTS,
         threshold: float = 0.8,
+        max_predictions: int | None = None,
     ) -> None:
         EncoderOnly.__init__(self, channels, strides, classes, num_queries, num_blocks, num_points)
         self.set_threshold(threshold)
+        self.set_max_predictions(max_predictions)
 
 
 class EoMTInstance(InstanceMaskClassification, EncoderOnly):
-    """EoMT for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
+    """EoMT for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
+
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `EncoderOnly`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = NUM_QUERIES,
+        num_blocks: int = NUM_BLOCKS,
+        num_points: int = NUM_POINTS,
+        max_predictions: int | None = None,
+    ) -> None:
+        EncoderOnly.__init__(self, channels, strides, classes, num_queries, num_blocks, num_points)
+        self.set_max_predictions(max_predictions)
 
 
 class EoMTSemantic(SemanticMaskClassification, EncoderOnly):

@@ -72,7 +72,9 @@ class MaskedAttention(MaskClassification):
 class Mask2Former(PanopticMaskClassification, MaskedAttention):
     """Masked-attention mask transformer (Cheng et al. 2022) for panoptic segmentation.
 
-    threshold: least class probability of a segment in the panoptic map. The other options: see `MaskedAttention`.
+    threshold: least class probability of a segment in the panoptic map.
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `MaskedAttention`.
     """
 
     def __init__(
@@ -86,15 +88,38 @@ class Mask2Former(PanopticMaskClassification, MaskedAttention):
         num_points: int = NUM_POINTS,
         semantic_loss: float = 0.0,
         threshold: float = 0.8,
+        max_predictions: int | None = None,
     ) -> None:
         MaskedAttention.__init__(
             self, channels, strides, classes, num_queries, transformer, pixel_decoder, num_points, semantic_loss
         )
         self.set_threshold(threshold)
+        self.set_max_predictions(max_predictions)
 
 
 class Mask2FormerInstance(InstanceMaskClassification, MaskedAttention):
-    """Mask2Former for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
+    """Mask2Former for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
+
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `MaskedAttention`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = NUM_QUERIES,
+        transformer: MaskTransformer = MaskTransformer(),
+        pixel_decoder: PixelDecoderOptions = PixelDecoderOptions(),
+        num_points: int = NUM_POINTS,
+        semantic_loss: float = 0.0,
+        max_predictions: int | None = None,
+    ) -> None:
+        MaskedAttention.__init__(
+            self, channels, strides, classes, num_queries, transformer, pixel_decoder, num_points, semantic_loss
+        )
+        self.set_max_predictions(max_predictions)
 
 
 class Mask2FormerSemantic(SemanticMaskClassification, MaskedAttention):

@@ -10,6 +10,7 @@ from densevit.losses.distributed import to_device
 from densevit.set_prediction.predictions import class_scores, image_sides
 
 CANDIDATES = 1000  # (cell, class) pairs of an image that enter NMS, as in RetinaNet
+PER_PREDICTION = 10  # pairs that enter NMS for each prediction, if there are more than 100
 
 
 def suppressed_predictions(outputs: Outputs, targets: list[Targets], nms: float, count: int) -> list[Predictions]:
@@ -28,7 +29,8 @@ def cell_scores(outputs: Outputs) -> Tensor:
 def suppressed(boxes: Tensor, scores: Tensor, targets: list[Targets], nms: float, count: int) -> list[Predictions]:
     """Like `suppressed_predictions`, from boxes (B, S, 4) xyxy in 0 ... 1 and `cell_scores`."""
     B, S, K = scores.shape
-    scores, index = scores.flatten(1).topk(torch.sym_min(CANDIDATES, S * K), dim=1)
+    candidates = max(CANDIDATES, PER_PREDICTION * count)
+    scores, index = scores.flatten(1).topk(torch.sym_min(candidates, S * K), dim=1)
     labels = index % K
     boxes = boxes.gather(1, (index // K)[..., None].expand(-1, -1, 4))
     boxes = boxes * image_sides(targets, "original_size", boxes.device)

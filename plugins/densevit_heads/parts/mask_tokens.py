@@ -45,7 +45,6 @@ class MaskTokens(MaskClassification):
         upscalings = max(1, int(math.log2(stride)) - 2)  # to stride 4; to 7 for patches of 14
         super().__init__(channels, strides, classes, num_queries, stride // 2**upscalings, num_points)
         check_counts({"num_blocks": num_blocks}, 1, MAX_LAYERS)
-        self.num_queries = num_queries
         self.queries = QueryTable(num_queries, width)
         self.label_head = nn.Linear(width, len(classes) + 1)
         self.mask_head = nn.Sequential(

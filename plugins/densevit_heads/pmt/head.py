@@ -78,7 +78,9 @@ class PlainMaskDecoder(MaskTokens):
 class PMT(PanopticMaskClassification, PlainMaskDecoder):
     """Plain mask transformer (Cavagnero et al. 2026) for panoptic segmentation.
 
-    threshold: least class probability of a segment in the panoptic map. The other options: see `PlainMaskDecoder`.
+    threshold: least class probability of a segment in the panoptic map.
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `PlainMaskDecoder`.
     """
 
     def __init__(
@@ -90,13 +92,32 @@ class PMT(PanopticMaskClassification, PlainMaskDecoder):
         num_blocks: int = NUM_BLOCKS,
         num_points: int = NUM_POINTS,
         threshold: float = 0.8,
+        max_predictions: int | None = None,
     ) -> None:
         PlainMaskDecoder.__init__(self, channels, strides, classes, num_queries, num_blocks, num_points)
         self.set_threshold(threshold)
+        self.set_max_predictions(max_predictions)
 
 
 class PMTInstance(InstanceMaskClassification, PlainMaskDecoder):
-    """PMT for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`."""
+    """PMT for instance segmentation: evaluated by box AP unless `evaluation: {name: coco_masks}`.
+
+    max_predictions: the most instances predicted in an image; None: `num_queries`, at least 100.
+    The other options: see `PlainMaskDecoder`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        classes: Sequence[Class],
+        num_queries: int = NUM_QUERIES,
+        num_blocks: int = NUM_BLOCKS,
+        num_points: int = NUM_POINTS,
+        max_predictions: int | None = None,
+    ) -> None:
+        PlainMaskDecoder.__init__(self, channels, strides, classes, num_queries, num_blocks, num_points)
+        self.set_max_predictions(max_predictions)
 
 
 class PMTSemantic(SemanticMaskClassification, PlainMaskDecoder):

@@ -51,6 +51,8 @@ class FasterRCNN(Detector):
     score_threshold: lowest score of a detection. max_predictions: the most objects predicted in an image.
     """
 
+    object_limits = ("max_predictions", "num_proposals")
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -71,6 +73,7 @@ class FasterRCNN(Detector):
         check_counts({"num_proposals": num_proposals, "num_samples": num_samples})
         if anchor_scale <= 0:
             raise ValueError(f"anchor_scale is {anchor_scale}; a positive number of strides is expected.")
+        self.num_proposals = num_proposals
         self.pyramid = TorchvisionPyramid(channels, strides, width, stride, LastLevelMaxPool(), extra_levels=1)
         proposals = {"training": 2 * num_proposals, "testing": num_proposals}
         self.rpn = RegionProposalNetwork(

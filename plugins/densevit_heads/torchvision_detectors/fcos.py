@@ -71,6 +71,7 @@ class FCOS(Detector):
             head=_SummedLosses(width, 1, len(classes)),
             score_thresh=score_threshold,
             nms_thresh=nms,
+            topk_candidates=max(1000, 10 * max_predictions),
             detections_per_img=max_predictions,
         )
 

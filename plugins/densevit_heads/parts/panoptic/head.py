@@ -115,6 +115,7 @@ class PanopticMaskHead(SetPredictionHead):
         logits = outputs.get("matched_masks")
         if logits is None:
             logits = outputs["masks"][pairs.image, pairs.query[-1]]
+        self.warn_of_objects(objects.counts, objects.names)
         masks, valid = segments.masks(pairs.image, pairs.target[-1]), segments.valid.index_select(0, pairs.image)
         mask, dice = mask_losses(logits, masks, valid, sum(objects.counts), context)
         losses = {} if self.freeze_detector else super().loss(outputs, segments.targets, context)
