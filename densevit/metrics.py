@@ -1,7 +1,8 @@
 """The metrics of `densevit.evaluate` for a loop of your own, of one process or of several.
 
 `update` takes tensors or lists, `metrics` returns all values by name. Boxes are xyxy in pixels, labels class indices
-from 0, label maps uint8 with 255 = ignored, depth in metres with 0 = unknown; see each class.
+from 0, label maps uint8 with 255 = ignored, depth in metres with 0 = unknown; `Classification` takes scores (B, K) and
+class indices (B,); see each class.
 
 Example:
     >>> miou = densevit.metrics.SemanticSegmentation(classes=["road", "sky"], boundary=True)
@@ -15,7 +16,8 @@ Example:
     >>> round(ap.metrics()["AP"], 6)
     1.0
 
-In several processes, give each target its `image_id`: an image counts once.
+In several processes, give each target its `image_id`: an image counts once. Without it, each image is a new one, also
+after `merge` and in pickled and copied evaluators.
 
     >>> ap.merge([ap.state()])  # the states of all processes, as from torch.distributed.all_gather_object
 """

@@ -34,6 +34,7 @@ class Classification(Evaluator):
     """
 
     reads = ("class_scores",)
+    truth_key = "image_class"
     main = "top1"
 
     def __init__(self, classes: Classes) -> None:

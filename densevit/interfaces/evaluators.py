@@ -1,5 +1,7 @@
 """The interface of evaluators."""
 
+import itertools
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from densevit.losses.distributed import process_rank
 
 DEFAULT_THRESHOLD = 0.5
 """The score threshold of a model without one from validation."""
+_ids = itertools.count()  # of images without an id, in this process
 
 
 class Evaluator(Recorded):
@@ -22,6 +25,7 @@ class Evaluator(Recorded):
     and resamples them for intervals.
 
     reads: the keys of predictions that it needs; a tuple of keys means any of these.
+    truth_key: the key of a ground truth that `update` gets alone, without a dict; by default that of `reads`.
     main: the metric of `compute` that determines the best epoch.
     lower_is_better: the metrics of `compute` that are errors; for all others higher is better.
     uses_threshold: whether `tables` and `image_scores` use the score threshold.
@@ -37,13 +41,13 @@ class Evaluator(Recorded):
     """
 
     reads: tuple[str | tuple[str, ...], ...] = ()
+    truth_key: str | None = None
     main: str
     lower_is_better: tuple[str, ...] = ()
     uses_threshold: bool = False
     version: int = 1
     _records: dict[int | str, Any]
     _sorted: Sequence[Any] | None
-    _unnamed: int  # number of images without an id
 
     def __init__(self, classes: Classes) -> None:
         self.classes = as_classes(classes)
@@ -116,14 +120,17 @@ class Evaluator(Recorded):
         """Adds the record of each image (`record`). An image added before, by its `image_id`, is ignored; without
         `image_id` it is a new image.
 
-        predictions, truths: one dict per image; for maps also the maps alone, such as tensors (B, H, W). Raises
-        DataError for a prediction that lacks a key of `reads`.
+        predictions, truths: one dict per image; for maps also the maps alone, such as tensors (B, H, W), and for
+        `Classification` scores (B, K) and class indices (B,). Raises DataError for a prediction that lacks a key of
+        `reads`.
         """
         new: dict[int | str, tuple[Predictions, Targets]] = {}
-        for prediction, truth in zip(map(self._named, predictions), map(self._named, truths), strict=True):
+        truth_keys = (self.truth_key,) if self.truth_key else self.reads
+        for predicted, labels in zip(predictions, truths, strict=True):
+            prediction, truth = self._named(predicted, self.reads), self._named(labels, truth_keys)
             if "image_id" not in truth:
-                self._unnamed += 1
-                truth["image_id"] = f"{process_rank()}/{self._unnamed}"
+                # In the order of calls, and unique over the evaluators, copies and processes that may be merged.
+                truth["image_id"] = f"{process_rank()}/{next(_ids):09}/{secrets.token_hex(8)}"
             if (key := image_id(truth)) not in self._records:
                 self._check(key, prediction)
                 new.setdefault(key, (prediction, truth))
@@ -132,10 +139,10 @@ class Evaluator(Recorded):
             self._records.update((key, x) for key, x in zip(new, records, strict=True) if x is not None)
             self._sorted = None
 
-    def _named(self, values: Any) -> dict[str, Any]:
+    def _named(self, values: Any, reads: Sequence[str | tuple[str, ...]]) -> dict[str, Any]:
         if isinstance(values, Mapping):
             return {**values}
-        keys = ["/".join([key] if isinstance(key, str) else key) for key in self.reads]
+        keys = ["/".join([key] if isinstance(key, str) else key) for key in reads]
         if len(keys) != 1:
             raise DataError(
                 f"a {type(values).__name__} is given for an image; a dict with {', '.join(keys)} is expected."
@@ -184,7 +191,7 @@ class Evaluator(Recorded):
     def reset(self) -> None:
         """Removes all images."""
         self.kept: dict[Any, tuple[Sequence[Any], Any]] = {}  # the last result of methods (`once_per_records`)
-        self._records, self._sorted, self._unnamed = {}, None, 0
+        self._records, self._sorted = {}, None
 
     def state(self) -> dict[int | str, Any]:
         """The records by image id, which processes exchange."""
@@ -195,6 +202,10 @@ class Evaluator(Recorded):
         self.reset()
         for state in states:
             self._records = state | self._records
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles and copies have: all but the kept results, which are computed again."""
+        return {**vars(self), "kept": {}}
 
 
 Result = TypeVar("Result")

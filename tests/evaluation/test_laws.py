@@ -1,5 +1,6 @@
 """Laws of all evaluators: batches, order, processes and repeated images do not matter, nor do values without label."""
 
+import copy
 import math
 import pickle
 from collections.abc import Iterator
@@ -125,3 +126,45 @@ def test_batches_order_processes_and_repeated_images_do_not_matter(name: str) ->
     for one in images:
         whole.update([one[0]], [one[1]])
     assert str(whole.metrics()) == expected
+
+
+def unnamed(indices: range) -> tuple[list[Predictions], list[Targets]]:
+    """Images of an own loop, whose ground truth has no `image_id`."""
+    predictions, truths = zip(*map(image, indices), strict=True)
+    return [*predictions], [{k: x for k, x in truth.items() if k != "image_id"} for truth in truths]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_images_without_id_count_in_merged_evaluators_and_copies_as_in_one(name: str) -> None:
+    """To the last bit: two evaluators of one process, images after `merge`, pickled and copied after `metrics`."""
+    whole, first, second = (evaluator(name) for _ in range(3))
+    whole.update(*unnamed(range(6)))
+    first.update(*unnamed(range(2)))
+    second.update(*unnamed(range(2, 4)))
+    first.merge([first.state(), second.state()])
+    first.update(*unnamed(range(4, 6)))
+    same(first.metrics(), whole.metrics())
+    assert str(first.metrics()) == str(whole.metrics()) and len(first.records) == 6
+    tables = str(tables_of(first))
+    expected = str(metrics(name, [image(index) for index in range(8)]))
+    copies = [pickle.loads(pickle.dumps(first)), copy.deepcopy(first)]
+    for index, made in enumerate(copies):
+        assert str(made.metrics()) == str(whole.metrics()) and str(tables_of(made)) == tables
+        made.update(*unnamed(range(6 + index, 7 + index)))
+    first.merge([made.state() for made in copies])
+    assert str(first.metrics()) == expected and len(first.records) == 8
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if len(evaluator(name).reads) == 1])
+def test_values_alone_are_those_of_the_keys_that_an_evaluator_reads(name: str) -> None:
+    dicts, alone, truth_key = evaluator(name), evaluator(name), KEYS[name]
+    reads = dicts.reads[0]
+    key = reads if isinstance(reads, str) else reads[0]
+    predictions, truths = unnamed(range(4))
+    found, labels = [x[key] for x in predictions], [x[truth_key] for x in truths]
+    dicts.update([{key: x} for x in found], [{truth_key: x} for x in labels])
+    alone.update(torch.stack(found), torch.as_tensor(np.stack(labels)))
+    same(alone.metrics(), dicts.metrics())
+    alone.reset()
+    alone.update([x.tolist() for x in found] if key == "class_scores" else found, labels)
+    same(alone.metrics(), dicts.metrics())
