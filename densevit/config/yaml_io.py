@@ -163,6 +163,7 @@ yaml.SafeDumper.add_representer(FrozenMapping, yaml.SafeDumper.represent_dict)  
 _Dumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 )
+_Dumper.add_multi_representer(dict, _Dumper.represent_dict)
 _Dumper.add_multi_representer(str, _Dumper.represent_str)  # a subclass
 _Dumper.add_multi_representer(Path, lambda dumper, data: dumper.represent_str(str(data)))
 _Dumper.add_multi_representer(Unwritten, lambda dumper, data: dumper.represent_scalar("!object", str(data)))

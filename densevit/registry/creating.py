@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from densevit.constructor_call import call
 from densevit.deprecation import current_name
 from densevit.errors import DensevitError, PluginError, one_line
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
@@ -47,7 +48,7 @@ def construct(plugin: Callable[..., Any], name: str, *arguments: Any, options: M
         return instance
     try:
         with search_path(name):
-            return plugin(*arguments, **options)
+            return call(plugin, *arguments, **options)
     except (DensevitError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin's constructor may raise anything, such as SystemExit

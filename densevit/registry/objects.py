@@ -2,18 +2,24 @@
 
 import functools
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
-from densevit.constructor_call import Recorded, Unwritten, named_arguments, signature
+from densevit.constructor_call import Recorded, Unwritten, named_arguments, without_first
 from densevit.registry.groups import INTERFACES, POSITIONAL_ARGUMENTS
 
 
 class ObjectName(str):
     """The name of an object, `module:Class`, with its class and, if it is an instance, the object itself. Copies have
-    the text alone."""
+    the text alone.
+
+    options: those of its constructor. positional: the arguments before them, which densevit passes.
+    """
 
     plugin: Any
     instance: Any
+    options: Mapping[str, Any]
+    positional: tuple[str, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (str(self),)
@@ -24,17 +30,20 @@ def object_section(value: Any) -> dict[str, Any]:
 
     A module that returns feature maps of known channels and strides is described as a `ModuleBackbone`.
     """
-    instance, derived = value, list[str]()
+    instance, kind = value, type(value)
     if isinstance(value, type | functools.partial):
         call, instance = functools.partial(value), None
-        plugin, options = call.func, named_arguments(call.func, *call.args, **call.keywords)
+        kind = plugin = call.func
+        options = named_arguments(plugin, *call.args, **call.keywords)
     else:
         if not isinstance(value, Recorded) and (hasattr(value, "feature_info") or hasattr(value, "strides")):
             value = instance = importlib.import_module("densevit.interfaces").ModuleBackbone(value)  # imports torch
-        unknown, bases = Unwritten(type(value).__qualname__), [base.__name__ for base in type(value).__mro__]
-        plugin, options = getattr(value, "constructor_call", (type(value), {"arguments": unknown}))
-        groups = [group for group, base in INTERFACES.items() if base in bases and group != "datasets"]
-        derived = [*signature(type(value)).parameters][: sum(len(POSITIONAL_ARGUMENTS[group]) for group in groups)]
+            kind = type(value)
+        plugin, options = getattr(value, "constructor_call", (kind, {"arguments": Unwritten(kind.__qualname__)}))
+    bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
+    groups = [group for group, base in INTERFACES.items() if base in bases and group != "datasets"]
     name = ObjectName(plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}")
-    name.plugin, name.instance = type(value) if isinstance(plugin, str) else plugin, instance
-    return {"name": name, **{key: option for key, option in options.items() if key not in derived}}
+    name.plugin, name.instance = kind if isinstance(plugin, str) else plugin, instance
+    name.positional = tuple(argument for group in groups for argument in POSITIONAL_ARGUMENTS[group])
+    name.options = options if instance is None else without_first(name.positional, name.plugin, options)
+    return {"name": name, **name.options}

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from densevit.constructor_call import Unwritten, signature
+from densevit.constructor_call import Fields, PathText, Unwritten, signature
 from densevit.errors import PluginError, nearest
+from densevit.registry.importing import MODULE_CLASS
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.
 OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -62,10 +63,10 @@ def check(
     wrong: list[OptionError] = []
     for key, value in options.items():
         try:
-            if isinstance(value, Unwritten):
+            for unwritten in parts(value, Unwritten):
                 raise OptionError(
                     f"{where}.{key}",
-                    f"was an object, {value}, which files cannot hold. Fix: pass the object again, as in "
+                    f"was an object, {unwritten}, which files cannot hold. Fix: pass the object again, as in "
                     "densevit.load(RUN, model=model) or densevit.fit(resume=RUN, train=..., val=...).",
                 )
             if key in accepted:
@@ -78,6 +79,9 @@ def check(
                 if hint and not nearest(key, accepted):
                     listed += f" Other keys of {where}: {', '.join(reserved)}."
                 raise OptionError(f"{where}.{key}", f"is not an option of {name!r}.{hint} {listed}")
+            for converted in parts(checked[key], Fields | PathText):
+                expected = "a text, not a path" if isinstance(converted, str) else "a mapping, not an object"
+                raise OptionError(f"{where}.{key}", f"will be {expected}.")
         except OptionError as error:
             wrong += [error, *error.further]
     for key, parameter in parameters.items():
@@ -87,6 +91,14 @@ def check(
         wrong[0].further = wrong[1:]
         raise wrong[0]
     return checked
+
+
+def parts(value: Any, kind: Any) -> Iterator[Any]:
+    """The instances of a type in a nested value."""
+    if isinstance(value, kind):
+        yield value
+    for _, item in _items(value) or ():
+        yield from parts(item, kind)
 
 
 def inner_types(annotation: Any) -> dict[str, Any] | None:
@@ -144,9 +156,16 @@ def parameters_of(
     options = {
         p.name: p.replace(annotation=annotations.get(p.name, Any))
         for p in parameters
-        if p.name not in passed and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if p.name not in passed and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
-    return options, takes_all
+    further = {  # `*sizes: int` is the option `sizes`, a list
+        p.name: inspect.Parameter(
+            p.name, p.POSITIONAL_ONLY, default=(), annotation=tuple[annotations.get(p.name, Any), ...]
+        )
+        for p in parameters
+        if p.kind is p.VAR_POSITIONAL
+    }
+    return options | further, takes_all
 
 
 def accepted_options(
@@ -158,7 +177,7 @@ def accepted_options(
     constructors = [base for base in getattr(plugin, "__mro__", ()) if "__init__" in vars(base)]
     for constructor in constructors[1:] if takes_all else ():
         inherited, passes_on = parameters_of(constructor, positional, name, offered)
-        parameters = {**inherited, **parameters}
+        parameters = {key: p for key, p in inherited.items() if p.kind is not p.POSITIONAL_ONLY} | parameters
         if not passes_on:
             break
     return parameters, takes_all
@@ -175,7 +194,8 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
     if section is not None and not (value is None and parameter.annotation is not section):
         return _instance(section, parameter.default, value, key, name)
     coerced = _coerce(parameter.annotation, value, key)
-    for path, problem in _wrong_numbers(coerced, (key,)):
+    # Classes of one's own may take any number, as they do in Python.
+    for path, problem in () if MODULE_CLASS.fullmatch(name) else _wrong_numbers(coerced, (key,)):
         raise OptionError(".".join(path), problem)
     return coerced
 

@@ -43,6 +43,9 @@ class Outer:
 def net(width: int = 8, rate: float = 0.1, shape: tuple[int, int] = (1, 1), flag: bool = False, loose=None): ...
 
 
+def sized(width: int, /, *sizes: int) -> None: ...
+
+
 def layered(layers: Layers = Layers(rate=3.0), further: Layers | None = None) -> None: ...
 
 
@@ -62,6 +65,7 @@ def checked(plugin: Callable[..., Any], options: dict[str, Any]) -> dict[str, An
         (layered, {"layers": Layers(8), "further": None}, {"layers": Layers(8), "further": None}),
         (layered, {"further": {"rate": "1e-4"}}, {"further": Layers(256, 1e-4)}),
         (Head, {"queries": 3}, {"queries": 3}),
+        (sized, {"width": "3", "sizes": [1, 2.0]}, {"width": 3, "sizes": (1, 2)}),
         (Passing, {"queries": "3", "other": 1}, {"queries": 3, "other": 1}),  # queries is the base class's
         (Outer, {"head": {"queries": 3.0}}, {"head": {"queries": 3}}),
     ],
@@ -83,6 +87,8 @@ def test_options_are_converted_to_the_annotated_types(plugin: Any, options: dict
         (net, {"shape": [1, 2**63]}, [f"shape.1 should be a whole number of at most {2**63 - 1}, not {2**63}."]),
         (net, {"loose": {"x": 10**5000}}, [f"loose.x should be a whole number of at most {2**63 - 1}, not one of a"]),
         (net, {"loose": Unwritten("Plain")}, ["loose was an object, Plain, which files cannot hold. Fix: pass the"]),
+        (net, {"loose": [1, {"x": Unwritten("Plain")}]}, ["loose was an object, Plain, which files cannot hold."]),
+        (sized, {"sizes": [1, "x"]}, ["sizes should be a valid integer, not [1, 'x'].", "width is missing: 'sized'"]),
         (net, {"nekc": 1}, ["nekc is not an option of 'net'. Did you mean 'neck'? Options: width, "]),
         (layered, {"layers": {"widht": 3}}, ["layers.widht is not an option of 'layered'. Did you mean 'width'?"]),
         (layered, {"layers": {"norm": {"kind": 1}}}, ["layers.norm.kind should be 'layer' or 'batch', not 1."]),
@@ -100,6 +106,11 @@ def test_wrong_options_are_all_named(plugin: Any, options: dict[str, Any], messa
         checked(plugin, options)
     errors = zip((caught.value, *caught.value.further), messages, strict=True)
     assert [str(error)[: 4 + len(message)] for error, message in errors] == [f"a.b.{message}" for message in messages]
+
+
+def test_classes_of_one_s_own_take_any_number():
+    options = {"rate": float("inf"), "loose": [float("-inf"), 10**30, 1e39]}
+    assert check(net, (), "my_parts:net", options, "a.b") == options
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,14 @@
 """Model files: what is saved comes back, in whole or in parts, and damaged files are refused."""
 
+import enum
+import functools
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -111,6 +120,161 @@ def test_a_model_of_modules_is_written_with_their_options(saved, tmp_path):
     parts.save(tmp_path / "parts.safetensors")
     again = densevit.load(tmp_path / "parts.safetensors", trust=True)
     assert again.fingerprint() == parts.fingerprint() and again.backbone is not model.backbone
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Kind(str, enum.Enum):
+    SOFT = "soft"
+
+
+class Mode(enum.Enum):
+    A = "a"
+
+
+class Limits(NamedTuple):
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    width: int = 4
+
+
+class Valued(Scores):
+    def __init__(self, channels, strides, classes, value) -> None:
+        super().__init__(channels, strides, classes)
+        self.value = value
+
+
+class ByName(Valued):
+    def __init__(self, channels, strides, classes, *, value) -> None:
+        super().__init__(channels, strides, classes, value)
+
+
+class PassedOn(Valued):
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+
+
+class Sized(Valued):
+    def __init__(self, channels, strides, classes, /, *values, width=4) -> None:
+        super().__init__(channels, strides, classes, values[0])
+
+
+class Annotated(Valued):
+    def __init__(
+        self, channels, strides, classes, *, layers: Layers, path: Path | None, limits: Limits, names: dict[int, str],
+        count: int = 1
+    ) -> None:  # fmt: skip
+        super().__init__(channels, strides, classes, (layers, path, limits, names, count))
+
+
+class Fixed(Valued):
+    def __init__(self) -> None:
+        super().__init__((4,), (4,), THINGS, 1)
+
+
+WRITTEN = [
+    *(math.inf, -math.inf, math.nan, -0.0, 0.0, 5e-324, 1e39, 10**30, -(2**63) - 1, 0, True, None),
+    *(np.float64(0.5), np.float32(0.1), np.int64(3), np.uint64(2**64 - 1), np.bool_(True), np.str_("a")),
+    *(Level.HIGH, Kind.SOFT, [], {}, (1, (2.0, "3")), torch.Size([1, 2])),
+    *(
+        "1e-4",
+        "yes",
+        "no",
+        "null",
+        "~",
+        "nan",
+        ".nan",
+        ".inf",
+        "true",
+        "0x10",
+        "1_000",
+        "1:30",
+        "2020-01-01",
+        "<<",
+        "=",
+    ),
+    *(
+        "",
+        " a ",
+        "a: b",
+        "# a",
+        "!object a",
+        "a\nb\n",
+        "\r\n",
+        "\t",
+        "\x00\x07",
+        "\x85\u2028\ufeff",
+        "\udc80",
+        "é😀",
+        "- a",
+    ),
+    {"null": [math.inf, np.int32(1), {"1": Level.HIGH}], "": (None, -0.0), "<<": "1"},
+]
+UNWRITTEN: list[Any] = [
+    *(1 + 2j, b"a", {1, 2}, frozenset(), Mode.A, range(3), np.ones(2), np.complex64(1), 10**5000, [{1}]),
+    *(torch.float16, torch.ones(()), torch.device("cpu"), nn.GELU(), nn.GELU, len, functools.partial(max, 1)),
+]
+CONVERTED: list[Any] = [Path("a"), [Path("a")], Layers(8), [Layers(8)], Limits(0.0, 1.0), {1: "a"}, {"a": {None: 1}}]
+
+
+def written(value: Any) -> str:
+    """The value as text, with the family of its type: a boolean, number, text, sequence or mapping."""
+    if isinstance(value, np.generic):
+        return written(value.item())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return str({key: written(item) for key, item in value.items()})
+    plain = next((kind for kind in (bool, int, float) if isinstance(value, kind)), None)
+    return repr(str.__str__(value) if isinstance(value, str) else plain(value) if plain else value)
+
+
+@pytest.mark.parametrize("kind", [Valued, ByName, PassedOn, Sized])
+def test_arguments_of_own_classes_are_loaded_equal_or_named_when_they_are_saved(kind: type[Head], tmp_path: Path):
+    path, backbone = tmp_path / "m.safetensors", build_model(config_of(), CLASSES).backbone
+
+    def head(value: Any) -> Head:
+        arguments = (backbone.channels, backbone.strides, THINGS)
+        return kind(*arguments, value=value) if kind in (ByName, PassedOn) else kind(*arguments, value)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in WRITTEN:
+            DenseModel(backbone, {"boxes": head(value)}).save(path)
+            assert written(load(path, trust=True).heads["boxes"].value) == written(value)
+    for value in UNWRITTEN:
+        name = rf"heads\.boxes\.values?[.0]*: files cannot hold \w+ of {__name__}:{kind.__name__}\. Fix"
+        with pytest.warns(UserWarning, match=name):
+            DenseModel(backbone, {"boxes": head(value)}).save(path)
+        with pytest.raises(WeightsError, match=r"value.? was an object"):
+            load(path, trust=True)
+    for value in CONVERTED:
+        name = rf"heads\.boxes\.values?: {__name__}:{kind.__name__} .* values? will be a .*Fix: annotate"
+        with pytest.warns(UserWarning, match=name):
+            DenseModel(backbone, {"boxes": head(value)}).save(path)
+
+
+def test_annotated_arguments_of_own_classes_are_loaded_equal(tmp_path: Path):
+    path, backbone = tmp_path / "m.safetensors", build_model(config_of(), CLASSES).backbone
+    values = {"layers": Layers(8), "path": Path("a"), "limits": Limits(0.0, math.inf), "names": {1: "a"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = DenseModel(backbone, {"boxes": Annotated(backbone.channels, backbone.strides, THINGS, **values)})
+        model.save(path)
+    assert load(path, trust=True).heads["boxes"].value == (*values.values(), 1)
+    head = Annotated(backbone.channels, backbone.strides, THINGS, **values, count=0.5)
+    with pytest.warns(UserWarning, match=r"boxes\.count: .*:Annotated is not loaded .*count should be a valid integer"):
+        DenseModel(backbone, {"boxes": head}).save(path)
+    with pytest.warns(
+        UserWarning, match=r"boxes\.name: .*:Fixed': its constructor must take channels, strides, classes"
+    ):
+        DenseModel(backbone, {"boxes": Fixed()}).save(path)
 
 
 def test_a_model_with_another_resize_is_written_with_a_warning(saved):

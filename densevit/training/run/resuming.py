@@ -228,7 +228,8 @@ def changes(before: Config, after: Config) -> dict[str, str]:
     Raises ConfigError for a key that changes the model, the optimiser or the data set.
     """
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in differing if repr(old.get(key)) != repr(new.get(key))]  # nan differs from itself
     changed = {key: f"{shown(old.get(key))} -> {shown(new.get(key))}" for key in keys}
     not_allowed = [key for key in keys if not _can_change(key, old.get(key), new.get(key))]
     if not_allowed:

@@ -59,6 +59,15 @@ def test_a_change_of_data_evaluation_or_monitor_is_another_validation_and_one_of
     assert (validation_of(config) == validation_of(written)) == same
 
 
+def test_nan_is_no_change_of_an_option() -> None:
+    from densevit.training.run.resuming import changes  # late: it imports Lightning
+
+    values = yaml.safe_load(SEGMENTATION)
+    values["heads"]["surfaces"]["evaluation"] = {"name": f"{__name__}:Accuracy", "limits": [float("nan")]}
+    first, second = (configs.from_mapping(yaml.safe_load(yaml.safe_dump(values))) for _ in range(2))
+    assert changes(first, second) == {}
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("no_drawings")
 @pytest.mark.parametrize("changes", [VALIDATION[0], "data.val_length=2"])
