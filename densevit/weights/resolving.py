@@ -1,7 +1,7 @@
 """Resolves the sections of a model before it is built: weights set what the user left open."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -30,10 +30,10 @@ class Resolved(NamedTuple):
     notes: Sequence[tuple[str, str]]
 
 
-def read_files(sections: ModelSections) -> dict[str, Checkpoint]:
+def read_files(sections: ModelSections, kept: Callable[[str], str] = str) -> dict[str, Checkpoint]:
     """Reads the weights files that the sections name, by source; published weights, which may need a download, are left
-    out. Raises WeightsError."""
-    return {source: read(source) for source in _sources_of(sections) if not is_published(source)}
+    out. kept: the file to read for a source. Raises WeightsError."""
+    return {source: read(kept(source)) for source in sources_of(sections) if not is_published(source)}
 
 
 def resolve(
@@ -53,7 +53,7 @@ def resolve(
     """
     model = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
     translated, notes = dict[str, TranslatedCheckpoint](), list[tuple[str, str]]()
-    for source, key in _sources_of(sections).items():
+    for source, key in sources_of(sections).items():
         fix_hint = f"{key}=FILE, where FILE is a file or folder downloaded elsewhere"
         sections, translated[source], lines = _resolved(
             checkpoints.get(source) or read(source, fix_hint), sections, model
@@ -72,7 +72,7 @@ def _resolved(checkpoint: Checkpoint, sections: ModelSections, model: DenseModel
     return next(filter(None, resolved), None) or ResolvedCheckpoint(sections, native(checkpoint))
 
 
-def _sources_of(sections: ModelSections) -> dict[str, str]:
+def sources_of(sections: ModelSections) -> dict[str, str]:
     """The weights that the sections name, each with the first config key that names them."""
     named = {"weights": sections.weights, "backbone.weights": sections.backbone.source}
     named |= {f"heads.{name}.weights": section.weights for name, section in sections.heads.items()}

@@ -175,7 +175,7 @@ def _run(plan: Plan, inputs: TrainingInputs, loggers: Sequence[Logger]) -> tuple
     with removed_on_error(plan.trainer, folder.path, folder.new), errors, closing(folder):
         plan.trainer.callbacks = run_callbacks(plan, folder.path, best, signals)  # type: ignore[attr-defined]
         plan.trainer.loggers = build_loggers(section, folder.path, loggers)
-        start(plan, folder)
+        start(plan, folder, inputs.run)
         plan.data.use_split("train", plan.method.training_data(plan.data.train, folder.path))
         ema = None if section.ema is None else ExponentialMovingAverage(section.ema, section.ema_warmup)
         parts = (plan.model, plan.config.optim, plan.evaluators, plan.method)

@@ -15,6 +15,7 @@ from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.training.run.config_checks import check_frozen
 from densevit.training.run.folder import check_wanted
+from densevit.training.run.kept_sources import kept
 from densevit.training.run.training_data import checked_data
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.resolving import read_files
@@ -29,7 +30,8 @@ class TrainingInputs:
 
     folder: the run folder; None: the next free runs/NAME. resumed: whether a run continues in its folder. checkpoint:
     the checkpoint to start from; None: from step 0. changed: config keys that differ from the checkpoint's. pretrained:
-    pretrained weights files by source; `Plan.of` clears them. model: the model to train; None: the config's is built.
+    pretrained weights files by source; `Plan.of` clears them. run: the folder of the resumed run. model: the model to
+    train; None: the config's is built.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class TrainingInputs:
     changed: dict[str, str]
     data: DataSplits
     pretrained: dict[str, Checkpoint]
+    run: Path | None
     model: DenseModel | None = None
 
     @classmethod
@@ -50,12 +53,13 @@ class TrainingInputs:
         name: str = "run",
         checkpoint: "RunCheckpoint | None" = None,
         resumed: bool = False,
+        run: Path | None = None,
     ) -> "TrainingInputs":
         """Reads and checks the inputs. Raises ConfigError, PluginError, DataError or WeightsError."""
         configs.check_plugins(config)
         if checkpoint is None:
             check_frozen(config)
-        data = checked_data(config)
+        data = checked_data(config, run)
         return cls(
             config=config,
             folder=folder,
@@ -64,7 +68,8 @@ class TrainingInputs:
             checkpoint=checkpoint,
             changed={} if checkpoint is None else checkpoint.changes_of(config),
             data=data,
-            pretrained=read_files(config) if checkpoint is None else {},
+            pretrained=read_files(config, lambda source: kept(source, run)) if checkpoint is None else {},
+            run=run,
         )
 
 
@@ -94,7 +99,7 @@ def read_inputs(
                 )
         checkpoint = None if without_checkpoint(resumed) else RunCheckpoint(resumed)
         config = configs.load(run / "config.yaml", overrides)
-        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None)
+        return TrainingInputs.of(config, path or run, run.name, checkpoint, resumed=path is None, run=run)
     if isinstance(config, str | Path):
         name, config = name or run_name(config), configs.load(config, overrides)
     elif isinstance(config, Config):

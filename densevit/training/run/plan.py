@@ -29,6 +29,7 @@ from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_monitor
 from densevit.training.run.inputs import TrainingInputs
+from densevit.training.run.kept_sources import kept_options
 from densevit.training.run.model_building import build_model
 from densevit.training.run.resuming import RunCheckpoint, validation_of
 from densevit.weights import model_file
@@ -97,9 +98,8 @@ class Plan:
         trainer = _trainer(config, callbacks)
         model, config, loaded, is_given, has_weights = build_model(inputs)
         data = inputs.data.padded_to(model.size_divisor)
-        method: Method = registry.create(
-            "methods", config.method.name, model, options=config.method.options, where="method"
-        )
+        options = kept_options(config.method, inputs.run)
+        method: Method = registry.create("methods", config.method.name, model, options=options, where="method")
         check_method(method, model)
         data.use(method)
         evaluators = build_evaluators(model, config, data.val, method)

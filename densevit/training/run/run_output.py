@@ -19,6 +19,7 @@ from densevit.training.callbacks.best_model import BestModel
 from densevit.training.run import end_notes, start_notes
 from densevit.training.run.drawn_images import draw_images
 from densevit.training.run.folder import RunFolder
+from densevit.training.run.kept_sources import keep
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
 from densevit.training.run.resumable_errors import resume_command
@@ -27,11 +28,13 @@ FINISHED = ("config.yaml", "model.safetensors", "metrics.json", "report.html")  
 STOPPED = "stopped"  # an empty file in the folder of a run that a signal stopped
 
 
-def start(plan: Plan, folder: RunFolder) -> None:
-    """Writes config.yaml and prints model, data and budget."""
+def start(plan: Plan, folder: RunFolder, run: Path | None) -> None:
+    """Writes config.yaml, keeps the weights that it names, and prints model, data and budget. run: the folder of the
+    resumed run."""
     if plan.trainer.is_global_zero:
         if folder.new or not plan.is_complete:
             _prepare(plan, folder)
+            keep(plan.config, folder.path, run)
         start_notes.log(plan, folder.path / "log.txt")
         for line in (*start_notes.origin(plan, folder), *start_notes.announcement(plan, folder.path)):
             show(line, get_console())

@@ -1,6 +1,7 @@
 """The data of a run: built, with the classes of its weights where it adds classes to them, and checked."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from densevit import registry
 from densevit.config import Config
@@ -13,13 +14,15 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model.model_factory import tasks_of
 from densevit.training.run.config_checks import check_labels
+from densevit.training.run.kept_sources import kept
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 
 
-def checked_data(config: Config) -> DataSplits:
-    """The data of a run. Raises ConfigError, PluginError, DataError or WeightsError for data that it cannot use."""
-    data, needs_labels = _built(config), registry.load("methods", config.method.name).needs_labels
+def checked_data(config: Config, run: Path | None = None) -> DataSplits:
+    """The data of a run. Raises ConfigError, PluginError, DataError or WeightsError for data that it cannot use. run:
+    the folder of the resumed run."""
+    data, needs_labels = _built(config, run), registry.load("methods", config.method.name).needs_labels
     data.sort_classes()
     data.check_splits(needs_labels or bool(config.heads))
     if needs_labels:
@@ -28,7 +31,7 @@ def checked_data(config: Config) -> DataSplits:
     return data
 
 
-def _built(config: Config) -> DataSplits:
+def _built(config: Config, run: Path | None) -> DataSplits:
     """The data of a config. With `data.labelled_classes=new` it has the classes of the model in `weights`, and then
     those that this model lacks, which are the labelled ones.
 
@@ -37,7 +40,7 @@ def _built(config: Config) -> DataSplits:
     data = build_data(config)
     if config.data.labelled_classes != NEW_CLASSES:
         return data
-    old, names = _classes_of(config), set[str]()
+    old, names = _classes_of(config, run), set[str]()
     data.sort_classes()
     for task, classes in old.items():
         names |= {c.name for c in data.classes.get(task, ())} - {c.name for c in classes}
@@ -52,9 +55,9 @@ def _built(config: Config) -> DataSplits:
     return data
 
 
-def _classes_of(config: Config) -> Mapping[str, Sequence[Class]]:
+def _classes_of(config: Config, run: Path | None) -> Mapping[str, Sequence[Class]]:
     """The classes of the model in `weights` by task, of the heads that the config has too."""
-    checkpoint = None if config.weights is None else read(config.weights)
+    checkpoint = None if config.weights is None else read(kept(config.weights, run))
     if checkpoint is None or checkpoint.header.get("format") != "densevit":
         raise ConfigError(
             f"data.labelled_classes is new: the classes that a trained model lacks, but weights is {config.weights}. "
