@@ -60,13 +60,13 @@ def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def without_first(names: tuple[str, ...], function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call by name without the arguments that come first, also where the function has them in `*args`
-    or `**kwargs`. names: theirs in a call by name."""
+    """The options of a call by name without its first arguments, which may be in `*args` or `**kwargs`. names: the
+    first arguments, in their order."""
     parameters = signature(function).parameters.values()
     by_position = [p.name for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
-    others = names[len(by_position) :]
-    left = {key: x for key, x in options.items() if key not in {*by_position[: len(names)], *others}}
-    passed = sum(name not in options for name in others)
+    further_names = names[len(by_position) :]
+    left = {key: x for key, x in options.items() if key not in {*by_position[: len(names)], *further_names}}
+    passed = sum(name not in options for name in further_names)
     for key in [p.name for p in parameters if p.kind is p.VAR_POSITIONAL and p.name in left]:
         further = left.pop(key)[passed:]
         left |= {key: further} if further else {}

@@ -9,7 +9,6 @@ from densevit.config.config_loading import (
     from_file,
     from_mapping,
     load,
-    unwritten,
     values_of_file,
     with_overrides,
 )
@@ -33,6 +32,7 @@ from densevit.config.sections import (
     split_options,
 )
 from densevit.config.training_schema import OptimSection, TrainerSection
+from densevit.config.unwritten_values import unwritten
 from densevit.config.values import ConfigType, PluginSection, Source
 
 __all__ = [

@@ -30,20 +30,22 @@ def object_section(value: Any) -> dict[str, Any]:
 
     A module that returns feature maps of known channels and strides is described as a `ModuleBackbone`.
     """
-    instance, kind = value, type(value)
+    instance: Any = value
+    plugin_class: Any = type(value)
     if isinstance(value, type | functools.partial):
         call, instance = functools.partial(value), None
-        kind = plugin = call.func
+        plugin_class = plugin = call.func
         options = named_arguments(plugin, *call.args, **call.keywords)
     else:
         if not isinstance(value, Recorded) and (hasattr(value, "feature_info") or hasattr(value, "strides")):
             value = instance = importlib.import_module("densevit.interfaces").ModuleBackbone(value)  # imports torch
-            kind = type(value)
-        plugin, options = getattr(value, "constructor_call", (kind, {"arguments": Unwritten(kind.__qualname__)}))
-    bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
+            plugin_class = type(value)
+        unknown = Unwritten(plugin_class.__qualname__)
+        plugin, options = getattr(value, "constructor_call", (plugin_class, {"arguments": unknown}))
+    bases = [base.__name__ for base in getattr(plugin_class, "__mro__", ())]
     groups = [group for group, base in INTERFACES.items() if base in bases and group != "datasets"]
     name = ObjectName(plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}")
-    name.plugin, name.instance = kind if isinstance(plugin, str) else plugin, instance
+    name.plugin, name.instance = plugin_class if isinstance(plugin, str) else plugin, instance
     name.positional = tuple(argument for group in groups for argument in POSITIONAL_ARGUMENTS[group])
     name.options = options if instance is None else without_first(name.positional, name.plugin, options)
     return {"name": name, **name.options}

@@ -14,7 +14,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from densevit.constructor_call import Fields, PathText, Unwritten, signature
 from densevit.errors import PluginError, nearest
-from densevit.registry.importing import MODULE_CLASS
 
 # Keyword arguments that densevit passes to constructors that take them; not options of the user.
 OPTIONAL_KEYWORDS: dict[str, tuple[str, ...]] = {
@@ -93,12 +92,12 @@ def check(
     return checked
 
 
-def parts(value: Any, kind: Any) -> Iterator[Any]:
-    """The instances of a type in a nested value."""
-    if isinstance(value, kind):
+def parts(value: Any, kinds: Any) -> Iterator[Any]:
+    """The instances of some types in a nested value."""
+    if isinstance(value, kinds):
         yield value
     for _, item in _items(value) or ():
-        yield from parts(item, kind)
+        yield from parts(item, kinds)
 
 
 def inner_types(annotation: Any) -> dict[str, Any] | None:
@@ -158,14 +157,11 @@ def parameters_of(
         for p in parameters
         if p.name not in passed and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
-    further = {  # `*sizes: int` is the option `sizes`, a list
-        p.name: inspect.Parameter(
-            p.name, p.POSITIONAL_ONLY, default=(), annotation=tuple[annotations.get(p.name, Any), ...]
-        )
-        for p in parameters
-        if p.kind is p.VAR_POSITIONAL
-    }
-    return options | further, takes_all
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:  # `*sizes: int` is the option `sizes`, a list
+            annotation = types.GenericAlias(tuple, (annotations.get(p.name, Any), ...))
+            options[p.name] = inspect.Parameter(p.name, p.POSITIONAL_ONLY, default=(), annotation=annotation)
+    return options, takes_all
 
 
 def accepted_options(
@@ -195,7 +191,7 @@ def _checked(parameter: inspect.Parameter, value: Any, key: str, name: str, posi
         return _instance(section, parameter.default, value, key, name)
     coerced = _coerce(parameter.annotation, value, key)
     # Classes of one's own may take any number, as they do in Python.
-    for path, problem in () if MODULE_CLASS.fullmatch(name) else _wrong_numbers(coerced, (key,)):
+    for path, problem in () if ":" in name else _wrong_numbers(coerced, (key,)):
         raise OptionError(".".join(path), problem)
     return coerced
 

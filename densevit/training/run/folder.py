@@ -1,20 +1,29 @@
 """The folder of a run."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import distributed
 
 from densevit.atomic_io import LOCK, acquired_lock, check_writable, next_free_folder
+from densevit.config import Config, PluginSection
+from densevit.config.key_types import parts
+from densevit.config.values import SOURCE, with_value
 from densevit.errors import ConfigError, DensevitError, has_surrogates
+from densevit.paths import user_path
+from densevit.registry import option_types
+from densevit.weights.resolving import sources_of
 
 if TYPE_CHECKING:  # Lightning takes seconds to import
     import pytorch_lightning as lightning
 
 _LEFT = {LOCK, "config.yaml.partial"}  # files of a run killed before it wrote its config
+_WEIGHTS = ("model", "pytorch_model", "config")  # first letters of the files that a source of weights is read from
 _RUN_DIR = "DENSEVIT_RUN_DIR"  # for child processes: this process's id and the folder
 
 
@@ -136,3 +145,57 @@ def check_unused(folder: Path) -> None:
         raise ConfigError(
             f"--run-dir {folder}: is not empty. Fix: name a new folder, or use `train --resume {folder}`."
         )
+
+
+def keep(config: Config, folder: Path, run: Path | None) -> None:
+    """Links the weights that a config names into a run folder, or copies them if they are on another file system.
+
+    run: the folder of the resumed run, with its kept weights. Published weights are left out.
+    """
+    for source in (*sources_of(config), *_sources_of_method(config.method).values()):
+        path, copy = user_path(kept(source, run)), _copy_of(folder, source)
+        if copy.exists() or not path.exists():
+            continue
+        partial = copy.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.name.startswith(_WEIGHTS)]
+        for file in filter(Path.is_file, files):
+            try:
+                os.link(file.resolve(), partial / file.name)
+            except OSError:
+                shutil.copyfile(file, partial / file.name)
+        partial.rename(copy)
+
+
+def kept(source: str, run: Path | None) -> str:
+    """The file or folder of weights that a run has kept; without it, the source itself."""
+    if run is None or not (copy := _copy_of(run, source)).exists():
+        return source
+    file = copy / Path(source).name
+    return str(file if file.is_file() else copy)
+
+
+def kept_options(section: PluginSection, run: Path | None) -> dict[str, Any]:
+    """The options of a method with the weights that a run has kept, such as its teacher's."""
+    options = section.options
+    for key, source in _sources_of_method(section).items():
+        options = with_value(options, key, kept(source, run))
+    return options
+
+
+def _copy_of(folder: Path, source: str) -> Path:
+    return folder / "sources" / hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
+
+
+def _sources_of_method(section: PluginSection) -> dict[tuple[str, ...], str]:
+    """The sources of weights in a method's options by key: ("teacher",), if it is annotated as one, and those of
+    sections, ("teacher", "weights")."""
+    sources: dict[tuple[str, ...], Any] = {}
+    annotations = option_types("methods", section.name)
+    for name, value in section.options.items():
+        if isinstance(value, Mapping):
+            sources[name, "weights"] = value.get("weights")
+        elif SOURCE in parts(annotations.get(name), inside=True):
+            sources[(name,)] = value
+    return {key: source for key, source in sources.items() if isinstance(source, str)}

@@ -14,8 +14,7 @@ from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from densevit.paths import user_path
 from densevit.training.run.config_checks import check_frozen
-from densevit.training.run.folder import check_wanted
-from densevit.training.run.kept_sources import kept
+from densevit.training.run.folder import check_wanted, kept
 from densevit.training.run.training_data import checked_data
 from densevit.weights.checkpoint import Checkpoint
 from densevit.weights.resolving import read_files

@@ -28,8 +28,8 @@ from densevit.training.loop.trainer import build_trainer
 from densevit.training.loop.unused_parameters import freeze_unused
 from densevit.training.run.callbacks_and_loggers import build_callbacks, check_callbacks
 from densevit.training.run.config_checks import check_monitor
+from densevit.training.run.folder import kept_options
 from densevit.training.run.inputs import TrainingInputs
-from densevit.training.run.kept_sources import kept_options
 from densevit.training.run.model_building import build_model
 from densevit.training.run.resuming import RunCheckpoint, validation_of
 from densevit.weights import model_file

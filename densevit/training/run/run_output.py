@@ -18,8 +18,7 @@ from densevit.terminal import show
 from densevit.training.callbacks.best_model import BestModel
 from densevit.training.run import end_notes, start_notes
 from densevit.training.run.drawn_images import draw_images
-from densevit.training.run.folder import RunFolder
-from densevit.training.run.kept_sources import keep
+from densevit.training.run.folder import RunFolder, keep
 from densevit.training.run.metrics_csv import MetricsCsv
 from densevit.training.run.plan import Plan
 from densevit.training.run.resumable_errors import resume_command

@@ -14,7 +14,7 @@ from densevit.errors import ConfigError
 from densevit.interfaces import Class
 from densevit.model.model_factory import tasks_of
 from densevit.training.run.config_checks import check_labels
-from densevit.training.run.kept_sources import kept
+from densevit.training.run.folder import kept
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 

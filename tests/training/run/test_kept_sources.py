@@ -14,7 +14,7 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config.key_types import parts
 from densevit.config.values import SOURCE
-from densevit.training.run.kept_sources import keep, kept, kept_options
+from densevit.training.run.folder import keep, kept, kept_options
 from tests.data.coco_folder import noise
 from tests.heads.cases import DFINE
 from tests.methods.pretraining import BACKBONES, SETR
