@@ -1,6 +1,5 @@
 """A resumed run needs its folder and its data only: the weights that it names are kept in the folder."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from densevit import config as configs
 from densevit import registry
 from densevit.config.key_types import parts
 from densevit.config.values import SOURCE
-from densevit.training.run.folder import keep, kept, kept_options
 from tests.data.coco_folder import noise
 from tests.heads.cases import DFINE
 from tests.methods.pretraining import BACKBONES, SETR
@@ -23,33 +21,6 @@ from tests.training.runs import assert_same_run, interrupted_after, resume, trai
 ONE_STAGE = {"name": "one_stage", "width": 16, "fusion_blocks": 0}
 CLASSIFIER = {"name": "classifier", "label_smoothing": 0.0}
 SCENES = {"name": "scenes", "image_size": 64, "train_length": 4, "val_length": 2, "batch_size": 2}
-
-
-def test_files_and_folders_are_linked_once_and_read_in_place_of_the_sources(tmp_path: Path) -> None:
-    file, folder, run = tmp_path / "a.pt", tmp_path / "old", tmp_path / "run"
-    folder.mkdir()
-    for path in (file, *(folder / name for name in ("model.safetensors", "config.yaml", "metrics.csv"))):
-        path.write_text(path.name)
-    options = {"teacher": {"name": "swin", "weights": str(folder)}, "weight": 2.0}
-    method = {"name": "semantic_injection", **options}
-    values = {"weights": str(file), "backbone": BACKBONES["swin"], "data": SCENES, "method": method}
-    config = configs.from_mapping({**values, "heads": {}, "trainer": {"max_steps": 1}})
-    assert kept(str(file), run) == kept(str(file), None) == str(file) and kept_options(config.method, run) == options
-    keep(config, run, None)
-    for left in run.glob("sources/*"):  # as of a process that was killed
-        left.rename(left.with_suffix(".partial"))
-    keep(config, run, None)
-    copy = Path(kept(str(file), run))
-    assert copy.name == "a.pt" and os.path.samefile(copy, file)
-    copied = Path(kept_options(config.method, run)["teacher"]["weights"])
-    assert sorted(path.name for path in copied.iterdir()) == ["config.yaml", "model.safetensors"]
-    file.unlink()
-    file.write_text("another")
-    shutil.rmtree(folder)
-    keep(config, run, run)
-    keep(config, tmp_path / "new", run)  # the run that continues an earlier checkpoint
-    assert Path(kept(str(file), tmp_path / "new")).read_text() == copy.read_text() == "a.pt"
-    assert run in copied.parents and kept_options(config.method, tmp_path / "new") != options
 
 
 def cases(root: Path) -> dict[str, dict[str, Any]]:
