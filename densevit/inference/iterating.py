@@ -49,8 +49,8 @@ class ImageLoop:
 
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
     keep their size. thresholds: lowest score of objects, by head. skip: called with each image in a reading thread;
-    images for which it is true are not read. focal: the focal length of all images in pixels; None: read from
-    EXIF, if the model needs it.
+    images for which it is true are not read. focal: the focal length in pixels of all images, or one per image; None:
+    read from EXIF, if the model needs it.
     """
 
     model: InferenceModel
@@ -58,7 +58,7 @@ class ImageLoop:
     thresholds: Mapping[str, float]
     batch_size: int
     skip: Callable[[Any], bool] | None = None
-    focal: float | None = None
+    focal: float | Sequence[float | None] | None = None
 
     def __call__(self, images: Iterable[Any], warns: bool = False) -> Iterator[Predicted]:
         """Yields the images in order. warns: warns at the end if no image was larger than a window."""
@@ -79,7 +79,8 @@ class ImageLoop:
             with _one_at_a_time if isinstance(image, Image.Image) else nullcontext():
                 sample = as_sample(image, number, self.model.channels)
                 if self.model.canonical_focals:
-                    sample["targets"] |= focal_target(image, number, self.focal)
+                    focal = self.focal[number] if isinstance(self.focal, Sequence) else self.focal
+                    sample["targets"] |= focal_target(image, number, focal)
         except DensevitError as error:
             return Predicted(image, error=error)
         pixels = sample["image"].permute(1, 2, 0).numpy()

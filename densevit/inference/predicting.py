@@ -1,7 +1,8 @@
 """`predict` and `iterate` of models and exported files."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from numbers import Integral, Real
 from typing import Any
 
 from densevit.data.transforms.sample_resizing import EvaluationTransform
@@ -20,7 +21,7 @@ def predict(
     batch_size: int,
     inference: Mapping[str, Any] | None,
     image_size: ImageSize | None,
-    focal: float | None,
+    focal: Any,
 ) -> Any:
     """`InferenceModel.predict`."""
     inputs, single = as_images(images_of(images, model.channels) or images)
@@ -37,16 +38,20 @@ def iterate(
     inference: Mapping[str, Any] | None,
     image_size: ImageSize | None,
     skip: Callable[[Any], bool] | None = None,
-    focal: float | None = None,
+    focal: Any = None,
 ) -> Iterator[Predicted]:
     """`InferenceModel.iterate`."""
     thresholds = _thresholds(model, threshold)
-    if batch_size < 1:
-        raise DensevitError(f"predict: batch_size is {batch_size}; at least 1 is expected.")
-    if focal is not None and not (model.canonical_focals and 0 < focal < math.inf):
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise DensevitError(f"predict: batch_size is {batch_size}; a number, at least 1, is expected.")
+    if not isinstance(inference, Mapping | None):
         raise DensevitError(
-            f"predict: focal is {focal}; a number of pixels above 0, for a head with camera: canonical, is expected."
+            f"predict: inference is {inference!r}; a dict of options for all images, such as "
+            '{"flip": True}, is expected.'
         )
+    focal = _focals(model, focal)
+    if isinstance(focal, list):
+        images = _counted(images, len(focal))
     options = inference or {}
     model = model.with_inference(options, "predict") if options else model
     transforms = model.resize
@@ -63,9 +68,57 @@ def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str,
     by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(model.heads, scores)
     head_names(by_head, model.heads, "predict: threshold")
     for score in by_head.values():
-        if not 0 <= score <= 1:
-            raise DensevitError(f"predict: threshold is {score}; a score from 0 to 1 is expected.")
+        number = _plain(score)
+        if not isinstance(number, Real) or not 0 <= number <= 1:
+            raise DensevitError(
+                f"predict: threshold is {score}; a score from 0 to 1 for all images, or a dict of scores by head, "
+                "is expected."
+            )
     return {**model.default_thresholds, **by_head}
+
+
+def _focals(model: InferenceModel, focal: Any) -> float | list[float | None] | None:
+    """The focal length of all images, or a list of one per image. Raises DensevitError for other values, and for a
+    model without a canonical camera."""
+    focal = _plain(focal)
+    is_list = isinstance(focal, list | tuple)
+    focals = [_plain(value) for value in focal] if is_list else [focal]
+    are_valid = all(value is None or (isinstance(value, Real) and 0 < value < math.inf) for value in focals)
+    if focal is not None and not (model.canonical_focals and are_valid):
+        raise DensevitError(
+            f"predict: focal is {focal}; a number of pixels above 0, or a list of one per image, for a head with "
+            "camera: canonical, is expected."
+        )
+    return focals if is_list else focal
+
+
+def _counted(images: Iterable[Any], count: int) -> Iterable[Any]:
+    """The images. Raises DensevitError if there are not `count` of them; without `len`, while they are read."""
+    if isinstance(images, Sized):
+        _check_count(count, str(len(images)), len(images) == count)
+        return images
+    return _counted_stream(images, count)
+
+
+def _counted_stream(images: Iterable[Any], count: int) -> Iterator[Any]:
+    number = 0
+    for number, image in enumerate(images, 1):
+        _check_count(count, f"at least {number}", number <= count)
+        yield image
+    _check_count(count, str(number), number == count)
+
+
+def _check_count(count: int, images: str, is_equal: bool) -> None:
+    if not is_equal:
+        raise DensevitError(
+            f"predict: focal is a list of length {count}, but the number of images is {images}. Fix: one focal length "
+            "per image, or one number for all."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The number, or the list, of an array or a tensor; other values as they are."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _results(predicted: Iterator[Predicted]) -> Iterator[Result]:

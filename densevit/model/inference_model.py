@@ -1,7 +1,7 @@
 """What predicts on images, a model or an exported file: its inference options, resizing and thresholds."""
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -77,7 +77,7 @@ class InferenceModel:
         batch_size: int = 8,
         inference: Mapping[str, Any] | None = None,
         image_size: Any = None,
-        focal: float | None = None,
+        focal: float | Sequence[float | None] | None = None,
     ) -> Any:
         """Predicts on one or several images.
 
@@ -90,8 +90,8 @@ class InferenceModel:
         {"window": 512, "flip": True}.
         image_size: the long side of resized images, the (height, width) that they are fitted into, or "source": images
         keep their size. None: as in evaluation; with a window in `inference`, "source".
-        focal: the camera's focal length in pixels of the images, for heads of a canonical camera. None: from the EXIF
-        of each file, content of a file or PIL image.
+        focal: the camera's focal length in pixels of the images, for heads of a canonical camera; or a list of one per
+        image. None: from the EXIF of each file, content of a file or PIL image.
         Returns a `Result` for a single image; for a folder, a pattern, a video, a generator or another iterator, such
         as a camera's frames, an iterator that reads and predicts some batches at a time; else a list. The result of an
         image does not depend on the other images.
@@ -115,7 +115,7 @@ class InferenceModel:
         inference: Mapping[str, Any] | None = None,
         image_size: Any = None,
         skip: Callable[[Any], bool] | None = None,
-        focal: float | None = None,
+        focal: float | Sequence[float | None] | None = None,
     ) -> "Iterator[Predicted]":
         """Predicts a stream of images, some batches at a time: yields each image with its result, or with the error of
         an unreadable image, in order.

@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import densevit
 from densevit import config as configs
 from densevit.layers import table_cache
 from densevit_backbones.swin import Swin
 from tests.built_models import build_model
-from tests.model.small_models import CLASSES, Averaged, Mean, of_heads
+from tests.model.small_models import CLASSES, Averaged, Depth, Mean, model_of, of_heads
 
 
 class Thirds(Mean):
@@ -119,13 +120,56 @@ def test_the_threshold_of_the_validation_is_used_unless_another_is_given():
     ("options", "message"),
     [
         ({"threshold": 50}, "predict: threshold is 50; .*0 to 1"),
+        ({"threshold": [0.5, 0.6]}, r"predict: threshold is \[0.5, 0.6\]; .*for all images"),
+        ({"inference": [{"flip": True}]}, r"predict: inference is \[.*for all images"),
         ({"batch_size": 0}, "predict: batch_size is 0"),
+        ({"batch_size": [1, 2]}, r"predict: batch_size is \[1, 2\]"),
+        ({"focal": [500, 600]}, r"predict: focal is \[500, 600\]; .*camera: canonical"),
         ({"images": "nowhere.png"}, "nowhere.png"),
     ],
 )
 def test_a_wrong_option_is_an_error_that_names_it(options, message):
     with pytest.raises(densevit.DensevitError, match=message):
         of_heads(Averaged(), detection=Thirds).predict(**{"images": random_image(8, 8), **options})
+
+
+def canonical_model():
+    """Depth of a canonical camera of 300 pixels: at 600 pixels it is twice as large."""
+    predictor = model_of(Averaged(), Depth)
+    predictor.heads["depth"].canonical_focal = 300
+    return predictor
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_each_image_has_its_focal_length(kind):
+    predictor, images = canonical_model(), [random_image(8, 8)] * 3
+    depth = predictor.predict(images[0], focal=np.float32(300)).depth
+    for stream in (images, iter(images), np.stack(images)):
+        results = predictor.predict(stream, focal=kind([300, 600, 900]), batch_size=2)
+        for factor, result in zip((1, 2, 3), results, strict=True):
+            torch.testing.assert_close(result.depth, factor * depth)
+    for result in predictor.predict(images, focal=600):
+        torch.testing.assert_close(result.depth, 2 * depth)
+    torch.testing.assert_close(predictor.predict(images[0], focal=[600]).depth, 2 * depth)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_number_of_focal_lengths_than_images_is_an_error(number, tmp_path):
+    predictor, images, focals = canonical_model(), [random_image(8, 8)] * 2, [300.0] * number
+    for position, pixels in enumerate(images):
+        Image.fromarray(pixels).save(tmp_path / f"{position}.png")
+    message = f"focal is a list of length {number}, but the number of images is (at least )?2"
+    with pytest.raises(densevit.DensevitError, match=message):
+        predictor.predict(images, focal=focals)
+    with pytest.raises(densevit.DensevitError, match=message):
+        predictor.iterate(images, focal=focals)  # at the call
+    for stream in (iter(images), tmp_path):
+        with pytest.raises(densevit.DensevitError, match=message):
+            [*predictor.predict(stream, focal=focals)]
+    with pytest.raises(densevit.DensevitError, match="the number of images is 1"):
+        predictor.predict(images[0], focal=[300.0, 600.0])
+    with pytest.raises(densevit.DensevitError, match=r"focal is \[300, 0\]"):
+        predictor.predict(images, focal=[300, 0])
 
 
 def test_a_config_gives_the_size_of_images_and_the_model_its_parts():
