@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from densevit.errors import DensevitError
-from densevit.model import DenseModel, InferenceModel
+from densevit.model import DenseModel, InferenceModel, unwrapped
 from densevit.weights import checkpoint_io, model_file
 from densevit.weights.sources import source_of
 
@@ -39,7 +39,7 @@ def load(
         torch.Size([480, 720])
     """
     if model is not None:
-        return model_file.load(source, model=model)
+        return model_file.load(source, model=unwrapped(model, "load"))
     target = device_of(device)
     with torch.random.fork_rng(devices=[]):  # initial values are overwritten
         loaded, _ = load_any(source, trust, runtime=runtime, backbone=backbone)
@@ -68,7 +68,7 @@ def save(model: DenseModel, path: str | Path) -> None:
         >>> [*densevit.load("mine.safetensors").heads]
         ['segmentation']
     """
-    model.save(path)
+    unwrapped(model, "save").save(path)
 
 
 def device_of(name: str | torch.device | None) -> torch.device:

@@ -15,6 +15,7 @@ from densevit.model.model_factory import (
     kinds_of,
     tasks_of,
 )
+from densevit.model.wrappers import unwrapped
 
 __all__ = [
     "DenseModel",
@@ -31,5 +32,6 @@ __all__ = [
     "kinds_of",
     "replace_layers",
     "tasks_of",
+    "unwrapped",
     "used_options",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io.map_files import as_bytes
-from densevit.errors import DataError
+from densevit.errors import DataError, DensevitError
 from densevit.inference.image_sizes import ImageSize
 from densevit.inference.model_loading import device_of, load
 from densevit.inference.result import Result
@@ -50,6 +50,13 @@ class BatchPredictor:
     trust: bool = False
     runtime: str | None = None
     focal: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | PathLike):
+            raise DensevitError(
+                f"BatchPredictor: model is a {type(self.model).__name__}; a path is expected, from which each process "
+                "loads the model. Fix: densevit.save(model, PATH), then BatchPredictor(PATH)."
+            )
 
     def __call__(self, batch: Any) -> dict[str, Any]:
         """Returns a batch as columns: lists with one value per image.

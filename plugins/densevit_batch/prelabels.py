@@ -14,6 +14,7 @@ from densevit import registry
 from densevit.atomic_io import atomic_file
 from densevit.errors import DataError
 from densevit.interfaces import Class
+from densevit.model import unwrapped
 from densevit.paths import user_path
 from densevit.targets.mask_polygons import polygons_of
 from densevit_batch.prediction_folder import check_model, saved_classes
@@ -56,6 +57,7 @@ def prelabel(
         'detection'
     """
     folder, out = user_path(predictions), user_path(out)
+    model = unwrapped(model, "prelabel")
     check_model(folder, source, model.fingerprint())
     images = listed_images(folder)
     head, entries = _entries(folder, list(model.classes), images)

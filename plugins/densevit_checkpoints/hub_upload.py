@@ -16,7 +16,7 @@ from densevit.config import yaml_io
 from densevit.errors import DensevitError, WeightsError, did_you_mean, one_line
 from densevit.evaluation import metrics_file
 from densevit.evaluation.recorded import RecordedEvaluation
-from densevit.model import DenseModel, InferenceModel
+from densevit.model import DenseModel, InferenceModel, unwrapped
 from densevit.paths import user_path
 from densevit.weights import model_file
 from densevit.weights.licences import from_header
@@ -56,6 +56,8 @@ def push_to_hub(
         from huggingface_hub import CommitOperationAdd, HfApi
     except ModuleNotFoundError:
         raise WeightsError(not_installed(repository, "huggingface_hub", "hub")) from None
+    if not isinstance(model, densevit.Run | str | Path):
+        model = unwrapped(model, "push_to_hub")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise WeightsError(f"{repository!r} is not a repository name. Expected ORG/NAME.")
     with TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from densevit.atomic_io import atomic_file, check_free
 from densevit.errors import DensevitError, counted, printable
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.interfaces import Size
-from densevit.model import DenseModel, InferenceModel, Threshold
+from densevit.model import DenseModel, InferenceModel, Threshold, unwrapped
 from densevit.paths import user_path
 from densevit_export import browser_page, canvas_files, file_comparison, files, postprocessing, quantization, runtimes
 from densevit_export.engine import engine_of
@@ -111,7 +111,7 @@ def export(
         >>> densevit.export(model, "model.pt2", quiet=True).difference < 1e-4
         True
     """
-    path = user_path(path)
+    model, path = unwrapped(model, "export"), user_path(path)
     if is_page := browser_page.is_page(path):
         browser_page.check_model(model)
         resize, postprocess = model.resize is not None, True

@@ -106,3 +106,8 @@ def test_a_pickled_one_predicts_the_same(model: str) -> None:
 def test_a_batch_without_images_is_an_error_before_the_model_is_loaded() -> None:
     with pytest.raises(densevit.DensevitError, match="the columns photo; expected image or bytes or path. Fix: name"):
         BatchPredictor("none")({"photo": []})
+
+
+def test_a_model_in_place_of_its_path_is_an_error(model: str) -> None:
+    with pytest.raises(densevit.DensevitError, match=r"model is a DenseModel; a path .* Fix: densevit\.save\("):
+        BatchPredictor(densevit.load(model))

@@ -2,8 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +9,23 @@ from pycocotools import mask as rle
 
 from densevit.errors import DataError
 from densevit.interfaces import Class
+from densevit.model import InferenceModel
 from densevit_batch.prelabels import prelabel
+from tests.small_models import Cells
 from tests.workbench.interchange.test_dataset_conversion import read
 from tests.written_files import write_texts
 
 CLASSES = {"detection": (Class("cat", 3, (1, 2, 3)), Class("dog", 7, (1, 2, 3)))}
-MODEL: Any = SimpleNamespace(
-    classes=CLASSES, default_thresholds={"detection": 0.5}, fingerprint=lambda: "0123456789abcdef"
-)
+
+
+class StandIn(InferenceModel):
+    classes, heads, score_thresholds = CLASSES, {"detection": Cells((3,), (1,), CLASSES["detection"])}, {}
+
+    def fingerprint(self) -> str:
+        return "0123456789abcdef"
+
+
+MODEL = StandIn()
 
 SETTINGS = {
     "model": "run",

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from densevit.config import OptimSection
 from densevit.errors import head_names
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
-from densevit.model import DenseModel, InferenceModel, check_batch
+from densevit.model import DenseModel, InferenceModel, check_batch, unwrapped
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
@@ -72,6 +72,7 @@ class DenseModule(lightning.LightningModule):
         ema: ExponentialMovingAverage | None = None,
     ) -> None:
         super().__init__()
+        model = unwrapped(model, "DenseModule", trains=True)
         self.model, self.config = cast(DenseModel, model), model.config  # an exported file is only evaluated
         self.method = Supervised(self.model) if method is None else method
         check_method(self.method, self.model)

@@ -12,7 +12,7 @@ from densevit.config import OptimSection
 from densevit.config.plugin_checks import check_optimizer
 from densevit.errors import ConfigError
 from densevit.layers.precision import keep_state_types
-from densevit.model import DenseModel
+from densevit.model import DenseModel, unwrapped
 from densevit.model.parameter_groups import ParameterRate, parameter_groups, parameter_rates
 from densevit.registry.groups import POSITIONAL_ARGUMENTS
 from densevit.registry.plugin_options import OPTIONAL_KEYWORDS, parameters_of
@@ -40,6 +40,7 @@ def create_optimizer(model: DenseModel, images_per_step: int = 256, **options: A
     if isinstance(model, str):
         raise ConfigError(f"create_optimizer: the model comes first: create_optimizer(model, name={model!r}, lr=1e-4).")
     section: OptimSection = configs.section("optim", options, "create_optimizer")
+    model = unwrapped(model, "create_optimizer", trains=True)
     return optimizer_of(model, section, learning_rate(section, images_per_step))
 
 

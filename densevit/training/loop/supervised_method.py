@@ -5,7 +5,7 @@ from typing import Any, cast
 from densevit import registry
 from densevit.errors import PluginError
 from densevit.interfaces import Batch, LossContext, Losses, Method
-from densevit.model import DenseModel
+from densevit.model import DenseModel, unwrapped
 
 
 class Supervised(Method):
@@ -27,6 +27,7 @@ def create_method(name: str, model: DenseModel, **options: Any) -> Method:
         >>> method.needs_heads, method.views
         (True, 2)
     """
+    model = unwrapped(model, "create_method", trains=True)
     return cast(Method, registry.create("methods", name, model, options=options, where=f"method {name!r}"))
 
 

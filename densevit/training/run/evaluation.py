@@ -16,7 +16,7 @@ from densevit.evaluation.overrides import evaluation_overrides
 from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
 from densevit.interfaces import Batch, Class, Dataset, Predictions
-from densevit.model import DenseModel, InferenceModel
+from densevit.model import DenseModel, InferenceModel, unwrapped
 from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.data_module import DenseDataModule
@@ -131,6 +131,7 @@ def evaluate(
     """
     if isinstance(model, str | Path | Run):
         model = model.model if isinstance(model, Run) else load(model)
+    model = unwrapped(model, "evaluate")
     model = _overridden(model, overrides) if overrides else model
     if not isinstance(data, Config | DataSection | Mapping | str | Path | None):  # resized as the training's data
         resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}

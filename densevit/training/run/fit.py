@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytorch_lightning as lightning
 from pytorch_lightning.loggers import Logger
 from rich import get_console
+from torch import nn
 
 from densevit import config as configs
 from densevit.config import Config, Overrides
@@ -19,7 +20,7 @@ from densevit.errors import resume_hint
 from densevit.evaluation import metrics_file, tables_file
 from densevit.inference.model_loading import load
 from densevit.interfaces import Dataset
-from densevit.model import DenseModel
+from densevit.model import DenseModel, unwrapped
 from densevit.paths import user_path
 from densevit.reporting.html_page import fragment
 from densevit.reporting.run_report import overview
@@ -127,7 +128,7 @@ def fit(
         >>> run.path.name, "segmentation/mIoU" in run.metrics
         ('first', True)
     """
-    model = config if isinstance(config, DenseModel) else None
+    model = unwrapped(config, "fit", trains=True) if isinstance(config, nn.Module) else None
     if model is not None:
         configs.check_evaluation_overrides([key for key in (*overrides, *keys) if not key.startswith("optim")])
     source: Any = config if model is None else model_file.sections_of(model).model_dump()

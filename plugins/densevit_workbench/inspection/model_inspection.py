@@ -15,7 +15,7 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.array_inputs import as_sample
 from densevit.inference.model_loading import load
-from densevit.model import DenseModel
+from densevit.model import DenseModel, unwrapped
 from densevit.paths import user_path
 from densevit_workbench.inspection import attention_measures, inspection_page
 from densevit_workbench.inspection.inspection_results import InspectionFields, ObjectAttention
@@ -68,7 +68,7 @@ def inspect_model(
         >>> inspection.distances["blocks.0.attention"].ndim
         1
     """
-    dense = load(model) if isinstance(model, str | Path) else model
+    dense = load(model) if isinstance(model, str | Path) else unwrapped(model, "inspect_model")
     sample = as_sample(image, 0, dense.channels)
     height, width = sample["targets"]["original_size"]
     if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
