@@ -14,7 +14,7 @@ from densevit.layers.drop_path import DropPath
 from densevit.layers.norms import SyncBatchNorm2d
 from densevit.layers.pooling import masked_mean
 from densevit.layers.positions import mask_on_grid
-from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit.layers.precision import HALF, at_least_fp32, autocast_off
 from densevit.losses.distributed import process_count
 from densevit_papers.max_deeplab_masks import MaskOutputs
 
@@ -37,6 +37,8 @@ class BatchNorm(SyncBatchNorm2d):
         super().__init__(channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype in HALF:  # of a model in half precision, also where x is in fp32
+            x = x.to(self.weight.dtype)
         if self.training and x.numel() == x.shape[1] and process_count() == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
