@@ -10,6 +10,7 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform, WithoutAugmentation
 from densevit.errors import ConfigError, DensevitError, PluginError, did_you_mean, one_line
 from densevit.interfaces import Evaluator
+from densevit.layers.precision import HALF
 from densevit.model import DenseModel, inference_by_head
 from densevit.model.freezing import freeze_backbone
 from densevit.model.lora import adapted_layers
@@ -17,17 +18,29 @@ from densevit.model.meta_device import built_on_meta
 from densevit.model.model_factory import backbone_from
 from densevit.training.loop.data_checks import check_learnable, check_required_targets
 from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
+from densevit.training.loop.training_precision import CASTING
 
 
 def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
     """Raises ConfigError if the model cannot be trained or validated on this data."""
     if registry.load("methods", config.method.name).needs_labels:
         check_learnable(data, model)
+    _check_weights_type(config.trainer.precision, model)
     _check_input_size(config, data.val_transform, model)
     if config.backbone.cache is not None and (changed := changed_images(config, data)):
         raise ConfigError(
             f"backbone.cache: {changed} in training, so that each pass needs other features. Fix: "
             "data.transforms=resize without mosaic, mixup and copy-paste; or backbone.cache=null."
+        )
+
+
+def _check_weights_type(precision: str, model: DenseModel) -> None:
+    """Raises ConfigError for trained weights in half precision, unless the precision casts them."""
+    halves = [p.dtype for p in model.parameters() if p.requires_grad and p.dtype in HALF]
+    if halves and precision not in CASTING:
+        raise ConfigError(
+            f"trainer.precision is {precision}, but the model has weights in {str(halves[0]).removeprefix('torch.')}, "
+            "in which small updates are lost. Fix: model.float() before fit, or trainer.precision=bf16-true."
         )
 
 

@@ -1,10 +1,12 @@
 """Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as lightning
+import torch
 
 from densevit import config as configs
 from densevit.config import Config, DataSection, Overrides, TrainerSection
@@ -24,6 +26,7 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
+from densevit.training.loop.training_precision import CASTING
 from densevit.training.loop.validation_loop import Validation
 from densevit.training.run.fit import Run
 from densevit.training.run.process_state import run_state
@@ -144,7 +147,10 @@ def evaluate(
         splits = build_data(source)
     else:
         raise ConfigError("evaluate: the model has no config, so no data. Fix: pass data={'name': ..., ...}.")
-    plan = EvaluationPlan.of(model, splits, _trainer(model, overrides), classes)
+    trainer = _trainer(model, overrides)
+    if trainer.precision in CASTING and isinstance(model, DenseModel):
+        model = copy.deepcopy(model)  # Lightning casts the weights of its model
+    plan = EvaluationPlan.of(model, splits, trainer, classes)
     device = model.device
     try:
         with evaluation_mode(model):
@@ -165,8 +171,12 @@ def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:
 
 
 def _trainer(model: InferenceModel, overrides: Overrides) -> TrainerSection:
-    """The section `trainer` of the model's config, with the devices of `processes` unless overridden."""
+    """The section `trainer` of the model's config, with the devices of `processes` unless overridden; without autocast
+    for weights of other types than float32."""
     overridden = {override.partition("=")[0].strip() for override in overrides}
     update = {key: value for key, value in processes().items() if f"trainer.{key}" not in overridden}
+    has_other_types = isinstance(model, DenseModel) and any(p.dtype != torch.float32 for p in model.parameters())
+    if has_other_types and "trainer.precision" not in overridden:
+        update["precision"] = "32"  # without autocast: in the weights' types
     section = TrainerSection(max_steps=1) if model.config is None else model.config.trainer
     return section.model_copy(update=update)

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError, DataError
 from densevit_scenes.dataset import Scenes
+from tests.small_models import NAIVE
 from tests.training.runs import assert_same, plain
 
 
@@ -68,3 +70,43 @@ def test_a_folder_is_resized_as_in_training(tmp_path: Path) -> None:
         sizes.clear()
         densevit.evaluate(model, data, overrides=overrides)
         assert sizes == {(64, 64)}
+
+
+SCENES = {"name": "scenes", "image_size": 32, "batch_size": 1, "num_workers": 0, "val_length": 1}
+VIT = {"name": "vit", "variant": "nano"}
+
+
+def small_model() -> densevit.DenseModel:
+    names = [each.name for each in Scenes("val", image_size=32, val_length=1).classes["segmentation"]]
+    return densevit.create_model(VIT, NAIVE, names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_each_type_are_evaluated_in_it(dtype: torch.dtype) -> None:
+    """As `predict` does, also where the hardware's training precision is mixed."""
+    model, seen = small_model().to(dtype), []
+    model.backbone.register_forward_hook(lambda module, inputs, maps: seen.append((inputs[0].dtype, maps[0].dtype)))
+    accuracy = densevit.evaluate(model, SCENES)["segmentation/aAcc"]
+    sample = Scenes("val", image_size=32, val_length=1)[0]
+    predicted, truth = model.predict(sample["image"]).semantic, sample["targets"]["semantic"]
+    assert accuracy == pytest.approx(float((predicted == truth)[truth != 255].float().mean()))
+    assert {*seen} == {(dtype, dtype)}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64"])
+def test_an_evaluation_that_casts_weights_leaves_those_of_the_model(precision: str) -> None:
+    sections = {"backbone": VIT, "heads": {"segmentation": NAIVE}, "data": SCENES}
+    trainer = {"max_steps": 1, "precision": precision}
+    model = densevit.create_model(configs.from_mapping({**sections, "trainer": trainer}))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert "segmentation/mIoU" in densevit.evaluate(model)
+    assert_same(before, model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_in_half_precision_are_not_trained_as_if_in_full(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = small_model().to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ConfigError, match=rf"precision is 32, but .* weights in {name}.* Fix: model\.float\(\)"):
+        densevit.fit(model, data=SCENES, max_steps=1, precision="32", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
