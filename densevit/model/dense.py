@@ -25,7 +25,7 @@ from densevit.interfaces import (
 from densevit.layers.precision import HALF, in_float32
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
-from densevit.model.batch_checks import check_partial_labels
+from densevit.model.batch_checks import check_partial_labels, check_step
 from densevit.model.compiling import compile_regions
 from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
 from densevit.model.duplicate_boxes import without_duplicates
@@ -220,8 +220,9 @@ class DenseModel(InferenceModel, nn.Module):
         """The loss context of an optimiser step of several batches. All processes must call it together.
 
         targets: one list per batch, on the CPU. step: the optimiser step's number. batches: divisor of the summed
-        gradients; None: the number of batches.
+        gradients; None: the number of batches. Raises DataError for other targets.
         """
+        check_step(targets, batches)
         counts = {
             name: [head.loss_counts(self._checked_targets(name, batch)) for batch in targets]
             for name, head in self.heads.items()

@@ -1,5 +1,6 @@
 """Targets that a head cannot learn from are one line at each door: `forward`, `loss`, and the step of a training."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -102,3 +103,37 @@ def test_classes_are_names_or_their_number() -> None:
         head = registry.load("heads", "box_query_detr")(backbone.channels, backbone.strides, classes)
         assert [c.name for c in densevit.DenseModel(backbone, {"x": head}).classes["x"]] == ["cat", "1"]
     assert [c.name for c in densevit.create_evaluator("detection", 2).classes] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ([{"boxes": torch.zeros(0, 4)}], {}, r"targets\[0\] is a dict; a list of dicts"),
+        ([{"images": None, "targets": []}], {}, r"targets\[0\] is a dict; .*Fix: loss_context\(\[batch\[\"targets\"\]"),
+        (torch.zeros(2, 8, 8, dtype=torch.long), {}, r"targets is int64 \(2, 8, 8\); at least 1 batch"),
+        ([torch.zeros(2, 8, 8, dtype=torch.long)], {}, r"targets\[0\] is int64 \(2, 8, 8\); a list of dicts"),
+        ([], {}, "targets is a list; at least 1 batch"),
+        ([[]], {"batches": 0}, "batches=0; at least 1 batch"),
+    ],
+)
+def test_a_loss_context_of_other_targets_is_an_error_and_not_of_no_objects(model, targets, options, message):
+    with pytest.raises(DataError, match=message):
+        model.loss_context(targets, **options)
+
+
+@pytest.mark.parametrize("batches", [None, 1])
+def test_gradients_of_accumulated_batches_are_those_of_one(model, batches):
+    """Losses are divided by the number of batches, or with batches=1 by nothing."""
+    batch, targets = batch_and_targets()
+    parts = [({key: value[part] for key, value in batch.items()}, targets[part]) for part in (slice(0, 1), slice(1, 2))]
+    model, gradients = copy.deepcopy(model).double(), []
+    for module in model.modules():
+        module.train(not isinstance(module, torch.nn.BatchNorm2d | torch.nn.Dropout))
+    for step in ([(batch, targets)], parts):
+        context, divisor = model.loss_context([one for _, one in step], batches=batches), 1 if batches else len(step)
+        model.zero_grad()
+        for images, labels in step:
+            (sum(model.loss({**images, "targets": labels}, context=context).values()) / divisor).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    for one, several in zip(*gradients, strict=True):
+        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-6)
