@@ -11,7 +11,7 @@ from densevit.inference.array_inputs import as_images, images_of
 from densevit.inference.image_sizes import ImageSize, requested_size, transform_to
 from densevit.inference.iterating import ImageLoop, Predicted
 from densevit.inference.result import Result
-from densevit.model import InferenceModel, Threshold
+from densevit.model import InferenceModel, Threshold, unwrapped
 
 
 def predict(
@@ -41,6 +41,7 @@ def iterate(
     focal: Any = None,
 ) -> Iterator[Predicted]:
     """`InferenceModel.iterate`."""
+    model = unwrapped(model, "predict")
     thresholds = _thresholds(model, threshold)
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise DensevitError(f"predict: batch_size is {batch_size}; a number, at least 1, is expected.")

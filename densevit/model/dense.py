@@ -33,6 +33,7 @@ from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
 from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
+from densevit.model.meta_device import unsaved_buffers
 from densevit.model.normalisation import imagenet_normalised, normalised
 from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.running_checks import RunningChecks
@@ -98,10 +99,11 @@ class DenseModel(InferenceModel, nn.Module):
         self.inference = inference_of(self, sections)
         self.licences = dict(backbone.licences)
         self.channels = sections.backbone.channels or backbone.image_channels
+        exact = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name, values in zip(("range_low", "range_high"), zip(*self.channels.range, strict=True), strict=True):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+            self.register_buffer(name, torch.tensor(values, dtype=exact)[:, None, None], persistent=False)
         span = self.range_high - self.range_low  # mean and std are the backbone's, in units of the images
-        mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
+        mean, std = (torch.tensor(values, dtype=exact)[:, None, None] for values in (backbone.mean, backbone.std))
         self.register_buffer("mean", self.range_low + span * mean, persistent=False)
         self.register_buffer("std", span * std, persistent=False)
 
@@ -332,6 +334,16 @@ class DenseModel(InferenceModel, nn.Module):
         if self.mean.dtype in HALF:  # normalisation stays in float32
             for name, value in before.items():
                 setattr(self, name, value.to(self.mean.device))
+        return self
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> "DenseModel":
+        """`nn.Module.to_empty`, without buffers that state dicts lack, such as `mean`: they move with their values.
+        Raises DensevitError for those on the meta device."""
+        kept = unsaved_buffers(self)
+        super().to_empty(device=device, recurse=recurse)
+        for name, value in kept.items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.get_submodule(owner), attribute, value.to(device))
         return self
 
     def train(self, mode: bool = True) -> "DenseModel":

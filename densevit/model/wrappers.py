@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from torch import nn
+
 from densevit.errors import DensevitError
 from densevit.model.batch_checks import described
 from densevit.model.inference_model import InferenceModel
+from densevit.model.meta_device import check_values
 
 _MODULE = "densevit.training.loop.dense_module.DenseModule"
 _INSIDE = {  # the attribute of the wrapped model, by class; names, because importing some of them takes seconds
@@ -22,7 +25,8 @@ def unwrapped(model: Any, door: str, trains: bool = False) -> Any:
     """The model inside of wrappers; a model as it is. door: the called function, for the message. trains: whether a
     `DenseModule` stands for the model that it trains, or for the one that it validates and saves.
 
-    An `AveragedModel` has a copy of the model, with the averaged weights. Raises DensevitError for other objects.
+    An `AveragedModel` has a copy of the model, with the averaged weights. Raises DensevitError for other objects,
+    and unless `trains` for a model on the meta device.
     """
     wrapper = model
     while not isinstance(model, InferenceModel):
@@ -35,4 +39,6 @@ def unwrapped(model: Any, door: str, trains: bool = False) -> Any:
                 "torch.compile, Fabric or a DenseModule. Fix: pass the DenseModel itself."
             )
         model = getattr(model, "model" if trains and name == _MODULE else _INSIDE[name])
+    if not trains and isinstance(model, nn.Module):
+        check_values(model, door)
     return model

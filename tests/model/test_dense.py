@@ -1,12 +1,16 @@
 """The dense model: normalised pixels, losses and their weights, frozen parts."""
 
+import copy
 import math
 
+import pytest
 import torch
 from torch import nn
 
+import densevit
 from densevit.model import DenseModel
 from tests.model.small_models import CLASSES, Averaged, Mean, batch_of, of_heads
+from tests.small_models import NAIVE, Pixels
 
 
 def test_padding_is_exactly_zero_after_normalisation():
@@ -51,3 +55,30 @@ def test_learned_weight_is_the_inverse_variance_with_log_term():
     model.log_variances["b"].grad = None
     losses["b/log_variance"].backward()
     assert losses["b/log_variance"] == 0 and model.log_variances["b"].grad == 0
+
+
+def test_buffers_that_state_dicts_lack_stay_when_a_model_is_emptied():
+    model = densevit.create_model({"name": "swin", "variant": "nano"}, NAIVE, ["road", "sky"]).eval()
+    image = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
+    with torch.no_grad():
+        expected, weights = model(image)["segmentation"]["logits"], model.state_dict()
+        emptied = copy.deepcopy(model).to_empty(device="cpu")
+        emptied.load_state_dict(weights)
+        assert torch.equal(emptied(image)["segmentation"]["logits"], expected)
+    with torch.device("meta"):
+        backbone = densevit.create_backbone("swin", variant="nano")
+        head = densevit.create_head("setr", backbone.channels, backbone.strides, ["road", "sky"])
+        on_meta = densevit.DenseModel(backbone, {"segmentation": head})
+    with pytest.raises(densevit.DensevitError, match="to_empty: range_low, .* Fix: build the model outside"):
+        on_meta.to_empty(device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_normalisation_is_exact_whatever_the_default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        model = of_heads(Pixels(), detection=Mean)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.mean.flatten().tolist() == pytest.approx([255 * 0.485, 255 * 0.456, 255 * 0.406], rel=1e-6)
+    assert model.std.flatten().tolist() == pytest.approx([255 * 0.229, 255 * 0.224, 255 * 0.225], rel=1e-6)

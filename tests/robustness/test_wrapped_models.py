@@ -185,6 +185,12 @@ def test_another_object_is_an_error_with_the_fix(door: str, wrong: nn.Module, do
         getattr(doors, door.lower())(wrong)
 
 
+@pytest.mark.parametrize("door", ["save", "load", "evaluate", "inspect_model"])
+def test_a_model_without_values_is_an_error(door: str, model: DenseModel, doors: Doors):
+    with pytest.raises(DensevitError, match=rf"{door}: the model is on the meta device, .* Fix: build it outside"):
+        getattr(doors, door)(copy.deepcopy(model).to("meta"))
+
+
 def test_a_module_of_a_teacher_is_saved_as_the_teacher_and_trained_as_the_student(model: DenseModel):
     method = densevit.create_method("mean_teacher", model)
     module = densevit.DenseModule(model, method=method)
