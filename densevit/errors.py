@@ -161,7 +161,12 @@ def one_line(error: BaseException) -> str:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warns once per process, at the caller's line outside of densevit and its plugins' packages."""
+    """`warn_user` once per process."""
+    warn_user(message)
+
+
+def warn_user(message: str) -> None:
+    """Warns at the caller's line outside of densevit and its plugins' packages."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("densevit"):
         frame, level = frame.f_back, level + 1

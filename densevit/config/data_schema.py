@@ -84,7 +84,8 @@ class DataSection(OpenSection):
     num_workers: Annotated[Int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """Worker processes that load images. `auto`: by the number of CPU cores."""
     image_size: Sides = None
-    """Side, or `[height, width]`, of the model's input in pixels. `null`: the default of the transforms."""
+    """Side, or `[height, width]`, of the model's input in pixels. `null`: the default of the transforms; where that is
+    the image's own size and all images have the same one, their long side, to which `predict` resizes others."""
     channels: Names | dict[str, str] | None = None
     """The names of the images' channels, in the order of the file, as in `[red, green, blue, nir]`. For images with a
     file per channel, the ending of each file name, `{red: _red, nir: _nir}`; labels and lists name the first channel's

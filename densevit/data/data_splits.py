@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from densevit import registry
 from densevit.config import DataSection
 from densevit.data.dataset_builder import build_split
 from densevit.data.datasets.mapped_classes import MappedClasses, class_order
@@ -37,7 +38,9 @@ from densevit.data.transforms.transform_builder import build_training_transform,
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
 from densevit.layers.padding import padded
+from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import create_transforms
+from densevit.registry.plugin_options import takes
 from densevit.targets.types import TargetTypes
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class DataSplits:
-    """The splits of a data set and their data loaders.
+    """The splits of a data set and their data loaders. record: sizes and values of training images (`check_splits`).
 
     `train` and `val` are built on first use: evaluation reads nothing of the training split. `val` is the split named
     by `data.val_split`. Building one raises PluginError for a wrong option and DataError for wrong files.
@@ -56,6 +59,7 @@ class DataSplits:
         self.section, self.seed, self.size_divisor = section, seed, size_divisor
         self.val_transform = build_transforms(section)[1]
         self.views = 1
+        self.record = TrainingRecord()
         self._built: dict[str, Dataset] = {}
         self._method_transform: Callable[[TrainingTransform], TrainingTransform] = lambda transform: transform
 
@@ -172,19 +176,37 @@ class DataSplits:
             self.use_classes(order)
 
     def check_splits(self, labels: bool = True) -> None:
-        """Checks both splits. labels: whether images must have labels.
+        """Checks both splits. labels: whether images must have labels. If all images keep their size and have the same
+        one, it is the section's `image_size` from now on, for other images.
 
         Warns of classes without objects and of a batch larger than the training split. Raises DataError for missing
         labels and invalid values in a few samples, and ConfigError for unsupported labels.
         """
         self._check_labels(self._augmentation)
         train_transform = self._method_transform(self.config_transform)
+        records = []
         for dataset, transform in ((self.train, train_transform), (self.val, self.val_transform)):
             if labels:
                 dataset.check_labels()
-            self._transformed(dataset, transform, train=dataset is self.train).check_values()
+            records.append(self._transformed(dataset, transform, train=dataset is self.train).check_values())
+        self._keep(*records)
         warn_of_split(self.train, self.section.batch_size, labels)
         _ = self.config_phases  # raises for labels that cannot be mixed
+
+    def val_record(self) -> TrainingRecord:
+        """Checks a few images of the evaluated split, as `check_splits`, and returns their sizes and values."""
+        return self._transformed(self.val, self.val_transform, train=False).check_values()
+
+    def _keep(self, train: TrainingRecord, val: TrainingRecord) -> None:
+        """Keeps the record of training images, and the only size of all images, if they keep their size."""
+        keeps_size = self.section.image_size is None and self.val_transform.transforms.evaluation_bounds() == {}
+        is_made = self.section.train is None and takes(registry.load("datasets", self.section.name), "image_size")
+        self.record = train
+        if keeps_size and not is_made and len({*train.sizes, *val.sizes}) == 1:
+            train.image_size = max(train.sizes[0])
+            self.section = self.section.model_copy(update={"image_size": train.image_size})
+        if not keeps_size or train.image_size is not None:
+            train.sizes.clear()
 
     def train_loader(
         self, rank: int = 0, world_size: int = 1, loader: MakeLoader = Loader, order: MakeOrder = TrainBatches

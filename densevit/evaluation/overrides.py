@@ -9,14 +9,16 @@ from densevit.config import DataSection, Overrides, check_evaluation_overrides
 from densevit.config.layer_reading import data_root, folder_options
 from densevit.config.yaml_io import find_file, shipped_configs
 from densevit.errors import ConfigError
+from densevit.paths import user_path
 
 
 def evaluation_overrides(overrides: Overrides, trained: DataSection | None) -> list[Any]:
     """Checked overrides for data other than a model's training data.
 
-    A folder as `data` is only the root if the training data have one: the evaluated classes, masks and units are theirs
-    (`folder_options`). Images of other folders and of shipped sections, whose sizes are those of other models, are
-    resized as in training, unless the overrides say otherwise; the sizes of a mapping or a file of the user are meant.
+    A folder as `data` is only the root if the training data have one: the evaluated classes and masks are theirs
+    (`folder_options`), but the unit of its files is not, unless it is the folder of the training data. Images of other
+    folders and of shipped sections, whose sizes are those of other models, are resized as in training, unless the
+    overrides say otherwise; the sizes of a mapping or a file of the user are meant.
     """
     check_evaluation_overrides(overrides)
     changes = [*(overrides.items() if isinstance(overrides, Mapping) else overrides)]
@@ -35,5 +37,8 @@ def evaluation_overrides(overrides: Overrides, trained: DataSection | None) -> l
     implied = trained.model_dump(include={"image_size", "transforms"})
     if root is not None and "root" in trained.options:
         implied = folder_options(root, trained.model_dump())
+        former = user_path(str(trained.options["root"]))
+        if "scale" in trained.options and user_path(root).resolve() != former.resolve():
+            implied["scale"] = None  # the unit of the former folder's files
         changes = [change for name, change in zip(names, changes, strict=True) if name != "data"]
     return [*changes, *((f"data.{key}", x) for key, x in implied.items() if f"data.{key}" not in sections)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.data.loading.batch_sampler import collate
-from densevit.data.transforms.sample_resizing import EvaluationTransform
+from densevit.data.transforms.sample_resizing import EvaluationTransform, image_size
 from densevit.errors import DensevitError
 from densevit.inference.array_inputs import ListedImage, as_sample, focal_target, local_path
 from densevit.inference.image_sizes import warn_of_unused_windows
@@ -50,7 +50,7 @@ class ImageLoop:
     A batch has images of one padded size from one block, so it does not depend on other blocks. resize: None: images
     keep their size. thresholds: lowest score of objects, by head. skip: called with each image in a reading thread;
     images for which it is true are not read. focal: the focal length in pixels of all images, or one per image; None:
-    read from EXIF, if the model needs it.
+    read from EXIF, if the model needs it. compares_sizes: whether sizes far from those of training images are reported.
     """
 
     model: InferenceModel
@@ -59,6 +59,7 @@ class ImageLoop:
     batch_size: int
     skip: Callable[[Any], bool] | None = None
     focal: float | Sequence[float | None] | None = None
+    compares_sizes: bool = False
 
     def __call__(self, images: Iterable[Any], warns: bool = False) -> Iterator[Predicted]:
         """Yields the images in order. warns: warns at the end if no image was larger than a window."""
@@ -88,6 +89,9 @@ class ImageLoop:
 
     def _predict(self, block: Sequence[Predicted]) -> Iterator[Predicted]:
         predictions: dict[int, dict[str, Predictions]] = {}
+        for read in block if self.compares_sizes else ():
+            if read.sample is not None:
+                self.model.training_record.warn_of_size(image_size(read.sample))
         with evaluation_mode(self.model):
             for batch in self._batches(block):
                 samples = [read.sample for n in batch if (read := block[n]).sample is not None]

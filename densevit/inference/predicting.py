@@ -57,10 +57,10 @@ def iterate(
     model = model.with_inference(options, "predict") if options else model
     transforms = model.resize
     evaluation = None if transforms is None else EvaluationTransform(transforms)
-    resize = transform_to(requested_size(image_size, options, model), evaluation)
-    return ImageLoop(model, resize, thresholds, batch_size, skip, focal)(
-        images, warns=options.get("window") is not None
-    )
+    size = requested_size(image_size, options, model)
+    is_whole = size is None and all(section.window is None for section in model.inference.values())
+    loop = ImageLoop(model, transform_to(size, evaluation), thresholds, batch_size, skip, focal, is_whole)
+    return loop(images, warns=options.get("window") is not None)
 
 
 def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str, float]:

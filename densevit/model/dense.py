@@ -39,6 +39,7 @@ from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.running_checks import RunningChecks
 from densevit.model.target_checks import CheckedTargets, TargetChecks, check_labelled, is_labelled
 from densevit.model.tensor_batches import as_batch
+from densevit.model.training_record import TrainingRecord
 from densevit.model.uncertainty_weighting import uncertainty_weighted
 from densevit.model.zoom import at_reference_size
 from densevit.targets.labelled_classes import by_class
@@ -96,6 +97,7 @@ class DenseModel(InferenceModel, nn.Module):
         self.sections = sections = sections or sections_of_parts(backbone, heads, necks or {}, self.loss_weights)
         self.training_data = sections.data
         self.reference_data = {}
+        self.training_record = TrainingRecord()
         self.inference = inference_of(self, sections)
         self.licences = dict(backbone.licences)
         self.channels = sections.backbone.channels or backbone.image_channels
@@ -253,7 +255,12 @@ class DenseModel(InferenceModel, nn.Module):
             check_labelled(batch["targets"], self.heads)
         head_targets = {name: self._checked_targets(name, batch["targets"]) for name in self.heads}
         outputs = self(batch, head_targets=head_targets)
-        return self.losses_of(outputs, batch["targets"], context, head_targets)
+        losses = self.losses_of(outputs, batch["targets"], context, head_targets)
+        if self.training and self.training_data is None and not torch.compiler.is_compiling():
+            padded_size = (batch["images"].shape[-2], batch["images"].shape[-1])
+            for target in batch["targets"]:
+                self.training_record.add_size(target.get("size", padded_size))
+        return losses
 
     def losses_of(
         self,

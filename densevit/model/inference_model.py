@@ -22,6 +22,7 @@ from densevit.interfaces import (
     Transforms,
 )
 from densevit.model.head_inference import inference_by_head, inference_of, used_options
+from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import create_transforms
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class InferenceModel:
     target_types: target types with options, by head. inference: windows, flips, scales and NMS of each head that
     predicts maps or boxes. sections: the config, or the sections that the model was built from. training_data: the
     section `data` of the training's config, which defines the resizing; None if unknown: images keep their size.
-    reference_data: that section of each head's training, in a joined model. score_thresholds: the minimum score of
+    reference_data: that section of each head's training, in a joined model. training_record: sizes and values of the
+    images of the training, as far as they are known. score_thresholds: the minimum score of
     objects with the highest F1 in validation, by head. licences: the licences of the published weights that the model
     started from, by source. resizes: whether it is an exported file that resizes images. recorded_evaluation: the
     `RecordedEvaluation` in an exported file; None without one.
@@ -56,6 +58,7 @@ class InferenceModel:
     sections: ModelSections
     training_data: DataSection | None
     reference_data: dict[str, DataSection | None]
+    training_record: TrainingRecord
     score_thresholds: dict[str, float]
     licences: dict[str, Licences]
     resizes = False

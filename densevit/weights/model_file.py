@@ -19,6 +19,7 @@ from densevit.interfaces import Backbone, Class, Licences
 from densevit.model import DenseModel, InferenceModel, build_from_sections
 from densevit.model.lora import merged_state
 from densevit.model.part_sections import name_classes
+from densevit.model.training_record import TrainingRecord
 from densevit.paths import user_path
 from densevit.weights.checkpoint_io import read as read_checkpoint
 from densevit.weights.licences import from_header
@@ -27,6 +28,7 @@ from densevit.weights.state_dict_loading import load_state
 
 _CLASSES = TypeAdapter(dict[str, tuple[Class, ...]])
 _REFERENCE_DATA = TypeAdapter(dict[str, DataSection | None])
+_TRAINING_RECORD = TypeAdapter(TrainingRecord)
 _THRESHOLDS = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1)]])
 
 
@@ -90,6 +92,7 @@ def entries(model: InferenceModel, sections: ModelSections) -> dict[str, str]:
             name: section and section.model_dump(include={"name", "image_size", "transforms"})
             for name, section in model.reference_data.items()
         },
+        "training_record": {key: x for key, x in asdict(model.training_record).items() if x},
     }
     return header(values | {key: value for key, value in further.items() if value})
 
@@ -154,7 +157,7 @@ def built(
     except DensevitError as error:
         raise WeightsError(f"{source}: the model in its header cannot be built: {error}") from error
     load_state(model, merged_state(state, description.sections.backbone.lora), source)
-    _, _, model.score_thresholds, model.licences, model.reference_data = description
+    _, _, model.score_thresholds, model.licences, model.reference_data, model.training_record = description
     model.training_data = description.sections.data or model.training_data
     name_classes(model, description.classes)
     return model.eval()
@@ -168,6 +171,7 @@ class Description(NamedTuple):
     score_thresholds: dict[str, float]
     licences: dict[str, Licences]
     reference_data: dict[str, DataSection | None]
+    training_record: TrainingRecord
 
 
 def described(entries: Mapping[str, str], source: str, trust: bool = False, run: Path | None = None) -> Description:
@@ -186,6 +190,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         classes = _CLASSES.validate_json(entries["classes"])
         thresholds, weight_licences = score_thresholds(entries), from_header(entries)
         reference_data = _REFERENCE_DATA.validate_json(entries.get("reference_data", "{}"))
+        record = _TRAINING_RECORD.validate_json(entries.get("training_record", "{}"))
     except (LookupError, TypeError, AttributeError, ValidationError, RecursionError) as error:
         raise WeightsError(
             f"{source}: its header is corrupt ({one_line(error)}). Copy it again, or train again."
@@ -194,7 +199,7 @@ def described(entries: Mapping[str, str], source: str, trust: bool = False, run:
         configs.values_of_file(yaml_io.write({"data": section.model_dump()}), source, trust, run)
     sections = configs.from_file(values, source) if "trainer" in values else configs.model_sections(values, source)
     thresholds = {name: score for name, score in thresholds.items() if name in sections.heads}
-    return Description(sections, classes, thresholds, weight_licences, reference_data)
+    return Description(sections, classes, thresholds, weight_licences, reference_data, record)
 
 
 def score_thresholds(entries: Mapping[str, str]) -> dict[str, float]:

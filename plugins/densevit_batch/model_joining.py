@@ -21,6 +21,7 @@ from densevit.errors import WeightsError, listed
 from densevit.interfaces import Size
 from densevit.model import DenseModel, backbone_from
 from densevit.model.backbone_digest import backbone_digest, backbone_settings
+from densevit.model.training_record import TrainingRecord
 from densevit.weights import model_file
 from densevit.weights.checkpoint_io import read
 from densevit.weights.model_file import Description
@@ -160,7 +161,7 @@ def check_backbone(part: HeadSource, other: HeadSource) -> None:
 
 def _renamed(state: Mapping[str, Tensor], description: Description, name: str) -> tuple[dict[str, Tensor], Description]:
     """The tensors and the description of a model with another name of its head; of several heads, NAME_HEAD."""
-    sections, classes, thresholds, _, reference_data = description
+    sections, classes, thresholds, _, reference_data, _ = description
     names = {head: name if len(sections.heads) == 1 else f"{name}_{head}" for head in sections.heads}
     sections = sections.model_copy(update={"heads": {names[head]: x for head, x in sections.heads.items()}})
     check_head_names(sections)
@@ -216,7 +217,7 @@ def _shown(section: DataSection | None) -> str:
 def _joined(parts: Sequence[HeadSource], reference: HeadSource, data: DataSection | None) -> DenseModel:
     state = {f"backbone.{key}": value for key, value in reference.model.backbone.state_dict().items()}
     heads: dict[str, dict[str, Any]] = {}
-    joined = Description(reference.model.sections, {}, {}, {}, {})
+    joined = Description(reference.model.sections, {}, {}, {}, {}, TrainingRecord())
     computation = _computation(reference.model.sections)
     for part in parts:
         model, sections = part.model, part.model.sections

@@ -20,6 +20,7 @@ from densevit.model import DenseModel, InferenceModel, create_head
 from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.head_inference import inference_of
 from densevit.model.meta_device import built_on_meta
+from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import at_reference_size
 from densevit.weights import model_file
 from densevit_export.exported_outputs import predict_exported, predicts_exported
@@ -53,6 +54,7 @@ class Engine(InferenceModel):
         self.target_types = {name: head.target_types for name, head in heads.items()}
         self.training_data = sections.data
         self.reference_data, self.licences, self.score_thresholds = {}, {}, {}
+        self.training_record = TrainingRecord()
         self.inference = inference_of(self, sections)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +172,7 @@ def build(file: ExportedFile, trust: bool = False) -> Engine:
 
     engine = Engine(file, built_on_meta(heads), described.sections)
     engine.licences, engine.reference_data = described.licences, described.reference_data
+    engine.training_record = described.training_record
     engine.score_thresholds = {**described.score_thresholds, **engine.thresholds}
     return engine
 
@@ -179,7 +182,7 @@ def engine_of(file: ExportedFile, model: DenseModel) -> Engine:
     heads = {name: copy.deepcopy(head).to("meta").eval() for name, head in model.heads.items()}
     engine = Engine(file, heads, single_pass(model.sections))
     engine.channels = model.channels
-    for name in ("score_thresholds", "training_data", "reference_data"):
+    for name in ("score_thresholds", "training_data", "reference_data", "training_record"):
         setattr(engine, name, getattr(model, name))
     engine.replaced_resize = engine.replaced_resize or model.replaced_resize
     return engine

@@ -185,6 +185,23 @@ def test_a_check_changes_nothing(task):
     assert data.val is val and data.val.classes == classes != data.train.classes
 
 
+@pytest.mark.parametrize(
+    ("options", "image_size", "sizes"),
+    [
+        ({}, 32, []),  # of all images, which have 32 x 32 pixels
+        ({"sizes": [[32, 32], [24, 32], [32, 64], [32, 32]]}, None, [(24, 32), (32, 64)]),
+        ({"transforms": "detr"}, None, []),
+        ({"image_size": 48}, 48, []),
+    ],
+)
+def test_the_only_size_of_images_that_keep_it_is_known(options, image_size, sizes):
+    """And the smallest and the largest of several, unless images are resized."""
+    data = data_of("detection", num_workers=0, **{"image_size": None, **options})
+    data.check_splits()
+    assert (data.section.image_size, data.record.sizes) == (image_size, sizes)
+    assert data.record.image_size == (None if "image_size" in options else image_size)
+
+
 def test_mixed_data_sets_have_one_order():
     section = {"name": f"{__name__}:Ordered"}
     assert [c.name for c in Mix("val", {"a": section, "b": section}).classes["detection"]] == ["cat", "ant", "bee"]

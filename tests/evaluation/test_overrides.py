@@ -25,3 +25,11 @@ def test_a_folder_is_the_root_of_data_like_those_of_training(tmp_path):
     assert evaluation_overrides(overrides, trained) == [overrides[0], overrides[2], *implied]
     assert ("data.labels", None) not in evaluation_overrides([*overrides, "data.labels=b"], trained)
     assert evaluation_overrides(["data=coco"], trained)[0] == "data=coco"
+
+
+def test_the_unit_of_files_is_that_of_the_training_s_folder_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    trained = config.section("data", {"name": "depth", "root": str(tmp_path / "a"), "scale": 0.001}, "x")
+    assert ("data.scale", None) in evaluation_overrides({"data": tmp_path}, trained)
+    assert ("data.scale", None) not in evaluation_overrides([f"data={tmp_path}/b/../a"], trained)
+    assert ("data.scale", None) not in evaluation_overrides([f"data={tmp_path}", "data.scale=0.01"], trained)

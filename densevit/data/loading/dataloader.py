@@ -26,12 +26,14 @@ from densevit.data.loading.worker_processes import (
     start_worker,
     worker_failure,
 )
-from densevit.data.sample_checks import check_sample, name_of
+from densevit.data.sample_checks import check_sample, image_sizes, name_of
 from densevit.data.transforms.augmentation_phases import AugmentationPhase
 from densevit.data.transforms.sample_resizing import EvaluationTransform, TrainingTransform, checked_values, image_size
 from densevit.errors import DataError, DensevitError, UnreadableFileError
 from densevit.interfaces import Dataset, OptimizerStep, Sample, Size
+from densevit.model.training_record import TrainingRecord
 from densevit.registry.importing import working_directory_on_path
+from densevit.targets.pixel_maps import ValueMap
 from densevit.targets.types import TargetTypes
 from densevit.targets.value_checks import implausible
 
@@ -155,13 +157,20 @@ class TransformedDataset(data.Dataset[Sample]):
         mixing = self.transform[-1 if key.final else 0].mixing
         return samples if mixing is None else mixing(samples, [key.seed, key.index, key.repeat], self.types)
 
-    def check_values(self, count: int = 16) -> None:
+    def check_values(self, count: int = 16) -> TrainingRecord:
         """Raises DataError for invalid values in `count` evenly spaced samples, or fewer if reading takes seconds.
+        Returns the sizes of the images, and the medians of maps in absolute units.
 
         Warns of objects in them that are not trained on because their box has no area inside the image.
         """
         dropped: list[int | str] = []  # the image of each object
         values: dict[str, list[tuple[Any, Size]]] = {}
+        record = TrainingRecord()
+        is_absolute = getattr(self.dataset, "metric", True)
+        sizes = image_sizes(self.dataset)
+        if sizes is not None:
+            for height, width in np.unique(sizes, axis=0).tolist():
+                record.add_size((height, width))
         deadline = time.monotonic() + _CHECK_SECONDS
         for index in np.unique(np.linspace(0, len(self) - 1, count).round().astype(int)).tolist():
             if time.monotonic() > deadline:
@@ -173,8 +182,11 @@ class TransformedDataset(data.Dataset[Sample]):
                     raise
                 continue
             check_sample(sample, self.dataset, index, self.types, self.channels)
+            record.add_size(image_size(sample))
             for key, value in checked_values(sample, self.types).items():
                 values.setdefault(key, []).append((value, image_size(sample)))
+                if is_absolute and isinstance(self.types[key], ValueMap):
+                    record.add_map(key, value)
                 usable = self.types[key].usable(value, image_size(sample))
                 if usable is not None and not self.types[key].truth_only:  # crowds are left out on purpose
                     dropped += [sample["targets"].get("image_id", index)] * int((~usable).sum())
@@ -187,6 +199,7 @@ class TransformedDataset(data.Dataset[Sample]):
                 f"their image and are not trained on, such as in image {dropped[0]!r}. Fix: correct or remove them.",
                 stacklevel=2,
             )
+        return record
 
 
 class Loader(data.DataLoader[Any]):

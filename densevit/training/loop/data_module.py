@@ -68,8 +68,6 @@ class DenseDataModule(lightning.LightningDataModule):
             labels = method.needs_labels or bool(model.heads)
             if stage == "fit":  # an evaluation may have validation data only
                 self.data.use(method)
-                for trained in (model, method.eval_model(model)):
-                    trained.training_data, trained.reference_data = self.data.section, {}
         # Lightning warns that the module overrides these hooks of the data module, which is intended.
         hooks = "on_before_batch_transfer|transfer_batch_to_device"
         warnings.filterwarnings("ignore", f"You have overridden `({hooks})` in `LightningModule`")
@@ -89,6 +87,10 @@ class DenseDataModule(lightning.LightningDataModule):
             self.data.val.check_labels()
         if not self._is_checked and isinstance(model, DenseModel):
             check_splits(self.data, model, method if stage == "fit" else None)
+        if stage == "fit" and isinstance(model, DenseModel) and isinstance(method, Method):
+            for trained in (model, method.eval_model(model)):
+                trained.training_data, trained.reference_data = self.data.section, {}
+                trained.training_record = self.data.record
 
     def train_dataloader(self) -> Loader:
         trainer, size = self.trainer, self._batches_per_step

@@ -88,6 +88,8 @@ class EvaluationPlan:
         data.val.check_labels()
         labelled = labelled_heads(model, data.val, classes or {})
         model = model.with_heads(labelled) if 0 < len(labelled) < len(model.heads) else model
+        if model.training_record.medians and all(x.depth_type != "inverse_depth" for x in model.heads.values()):
+            model.training_record.warn_of_values(data.val_record().medians)
         return cls(model, data, trainer, map_classes(model, data, classes))
 
     @property

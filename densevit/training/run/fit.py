@@ -132,6 +132,8 @@ def fit(
     if model is not None:
         configs.check_evaluation_overrides([key for key in (*overrides, *keys) if not key.startswith("optim")])
     source: Any = config if model is None else model_file.sections_of(model).model_dump()
+    if model is not None and model.training_record.image_size is not None:
+        source["data"]["image_size"] = None  # measured again
     changes: Any = [
         *(overrides.items() if isinstance(overrides, Mapping) else overrides),
         *((key, data) for key, data in (("data.train", train), ("data.val", val)) if data is not None),

@@ -59,6 +59,7 @@ class TrainingInputs:
         if checkpoint is None:
             check_frozen(config)
         data = checked_data(config, run)
+        config = config.model_copy(update={"data": data.section})  # with the only size of images that keep their size
         return cls(
             config=config,
             folder=folder,

@@ -1,16 +1,20 @@
 """densevit/training/run/evaluation.py: the command line's evaluate in Python."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import densevit
 from densevit import config as configs
 from densevit.cli import main
 from densevit.errors import ConfigError, DataError
+from densevit.model.training_record import TrainingRecord
 from densevit_scenes.dataset import Scenes
 from tests.small_models import NAIVE
 from tests.training.runs import assert_same, plain
@@ -110,3 +114,43 @@ def test_weights_in_half_precision_are_not_trained_as_if_in_full(dtype: torch.dt
     with pytest.raises(ConfigError, match=rf"precision is 32, but .* weights in {name}.* Fix: model\.float\(\)"):
         densevit.fit(model, data=SCENES, max_steps=1, precision="32", run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+def depth_folder(root: Path, metres: float, suffix: str, unit: float) -> str:
+    """Images of one depth. unit: the metres per unit of the files."""
+    for part in ("images", "labels"):
+        (root / part / "val").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 32)).save(root / "images" / "val" / f"{name}.png")
+        stored = np.full((32, 64), metres / unit, np.float32)
+        file = root / "labels" / "val" / name
+        if suffix == "npy":
+            np.save(f"{file}.npy", stored)
+        else:
+            Image.fromarray(stored.astype(np.uint16) if suffix == "png" else stored).save(f"{file}.{suffix}")
+    return str(root)
+
+
+@pytest.mark.integration
+def test_depth_of_another_folder_has_the_unit_of_its_files(tmp_path: Path) -> None:
+    """The training's files are of 1/256 m; the error of a model that predicts 40 m for 20 m is 1."""
+    former = depth_folder(tmp_path / "former", 20, "png", 1 / 256)
+    backbone, head = {"name": "swin", "variant": "nano"}, {"name": "dpt", "output": "sigmoid", "max_depth": 80}
+    model = densevit.create_model(backbone, {"depth": head})
+    for weights in list(model.heads["depth"].modules())[-1].parameters():
+        torch.nn.init.zeros_(weights)
+    data = {"name": "depth", "root": former, "scale": 1 / 256, "num_workers": 0}
+    model.training_data = configs.section("data", data, "test")
+    model.training_record = TrainingRecord(medians={"depth": [15.0, 20.0, 24.0]})
+    assert densevit.evaluate(model, former)["depth/AbsRel"] == pytest.approx(1, abs=1e-3)
+    for suffix in ("npy", "tiff"):
+        folder = depth_folder(tmp_path / suffix, 20, suffix, 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="depth: the evaluated images")
+            assert densevit.evaluate(model, folder)["depth/AbsRel"] == pytest.approx(1, abs=1e-3)
+    integers = depth_folder(tmp_path / "integers", 20, "png", 0.001)
+    with pytest.raises(DataError, match=r"data\.scale is missing.*set data\.scale=0\.001"):
+        densevit.evaluate(model, integers)
+    typed = densevit.evaluate(model, {**data, "root": integers, "scale": 0.001})
+    assert typed["depth/AbsRel"] == pytest.approx(1, abs=1e-3)
+    centimetres = depth_folder(tmp_path / "centimetres", 2, "npy", 0.01)
+    with pytest.warns(UserWarning, match="a median of 200, 10 times above that of the training images, 20 "):
+        densevit.evaluate(model, centimetres)
