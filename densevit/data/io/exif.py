@@ -33,6 +33,7 @@ def _focal(image: Image.Image) -> float:
     if film := float(tags.get(base.FocalLengthIn35mmFilm, 0)):
         return film * math.hypot(*image.size) / _FULL_FRAME
     unit = _MILLIMETRES.get(tags.get(base.FocalPlaneResolutionUnit, 2), math.nan)
-    captured = float(tags.get(base.ExifImageWidth, image.width))  # before the image was resized
-    resolution = float(tags.get(base.FocalPlaneXResolution, 0)) / unit * image.width / captured
-    return float(tags.get(base.FocalLength, 0)) * resolution
+    width, height = (float(tags.get(tag, 0)) for tag in (base.ExifImageWidth, base.ExifImageHeight))
+    # The size before the image was resized; that of an image turned by 90 degrees may have its sides exchanged.
+    scale = max(image.size) / max(width, height) if width and height else image.width / (width or image.width)
+    return float(tags.get(base.FocalLength, 0)) * float(tags.get(base.FocalPlaneXResolution, 0)) / unit * scale

@@ -19,6 +19,8 @@ PLANE = {TAGS.FocalLength: 50.0, TAGS.FocalPlaneXResolution: 1000.0, TAGS.FocalP
         (PLANE, 5000.0),  # 50 mm, 100 pixels per millimetre
         ({**PLANE, TAGS.FocalPlaneResolutionUnit: 2}, 50 * 1000 / 25.4),
         ({**PLANE, TAGS.ExifImageWidth: 1600}, 1250.0),  # taken at four times the width
+        ({**PLANE, TAGS.ExifImageWidth: 1600, TAGS.ExifImageHeight: 1200}, 1250.0),
+        ({**PLANE, TAGS.ExifImageWidth: 1200, TAGS.ExifImageHeight: 1600}, 1250.0),  # the image was turned since
         ({TAGS.FocalLength: 50.0}, None),
         ({TAGS.FocalLengthIn35mmFilm: 0}, None),
         ({}, None),
