@@ -20,6 +20,7 @@ from densevit.data.io.file_lookup import find_by_base_name, find_file
 from densevit.data.io.images import image_header, read_image
 from densevit.errors import DataError, counted, listed
 from densevit.interfaces import Sample, Targets
+from densevit_workbench.doctor.close_boxes import close_pairs, report_pairs
 from densevit_workbench.doctor.findings import EXAMPLES, Findings, Severity, evenly_spaced
 from densevit_workbench.doctor.json_records import InvalidRecords
 from densevit_workbench.doctor.mask_examination import examine_masks, with_masks
@@ -136,6 +137,15 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
         "Remove all but one: each is an object for the loss, and in evaluation all but one are missed.",
         doubled,
     )
+    classes = [c.name for c in read.classes]
+    usable = np.flatnonzero(~read.iscrowd)
+    pairs = []
+    for one, other in usable[close_pairs(rows[usable], read.boxes[usable])].tolist():
+        if (table[one] != table[other]).any():  # else reported as duplicates
+            names = [f"{read.ids[i]} ({classes[read.labels[i]]})" for i in (one, other)]
+            text = f"annotations {' and '.join(names)} of image {read.file_names[rows[one]].decode()}"
+            pairs.append((text, bool(read.labels[one] == read.labels[other])))
+    report_pairs(findings, pairs, len(rows))
     if len(rows) > 1 and (high <= 1 + 1e-6).all():
         report(
             "boxes within 0 ... 1, as if relative to the image",

@@ -25,6 +25,7 @@ from densevit.registry.plugin_options import takes
 from densevit_workbench.doctor import checks
 from densevit_workbench.doctor.augmented_samples import augmented_samples, both_readings
 from densevit_workbench.doctor.channel_examination import proposed_keys
+from densevit_workbench.doctor.close_boxes import report_pairs
 from densevit_workbench.doctor.coco_examination import examine_coco
 from densevit_workbench.doctor.diagnosis import Diagnosis
 from densevit_workbench.doctor.file_examination import examine_files
@@ -184,6 +185,9 @@ def _examine_split(
         if not data.section.given_channels.is_rgb and dataset.channels.nodata != data.section.nodata:
             title = "pixels without data by the files' tag GDAL_NODATA"
             findings.report("note", title, [f"value {dataset.channels.nodata:g}"])
+    if not isinstance(source, Coco):  # whose boxes are all examined
+        pairs = [pair for summary in statistics.summaries for pair in summary.close_boxes]
+        report_pairs(findings, pairs, sum(summary.objects or 0 for summary in statistics.summaries))
     checks.check_split(statistics, findings, _conversion(data.section, dataset))
     _examine_values(dataset, data, findings)
 

@@ -21,8 +21,10 @@ from densevit.data.transforms.sample_resizing import TrainingTransform, as_numpy
 from densevit.errors import DataError, one_line
 from densevit.interfaces import Dataset, Sample, Size, TargetType
 from densevit.registry.importing import working_directory_on_path
+from densevit.targets.object_targets import Boxes, ObjectLabels
 from densevit.targets.types import TargetTypes, untyped_keys
 from densevit_workbench.doctor.channel_examination import ChannelValues, channel_values
+from densevit_workbench.doctor.close_boxes import close_pairs
 from densevit_workbench.doctor.target_measures import class_counts, measure
 
 _FEW, _MOST_WORKERS = 64, 8
@@ -41,7 +43,7 @@ class Summary:
     counts: objects or pixels per class, by target key. objects: the number of trainable objects. measures, inputs:
     measures of the targets, as annotated and after the training transform. kept: the number of objects after the
     transform; -1 if the transform failed with the error `failure`. labelled: the labelled classes; None: all. part: the
-    set of a mix.
+    set of a mix. close_boxes: texts about boxes that are nearly the same, and whether they have one class.
     """
 
     index: int
@@ -60,6 +62,7 @@ class Summary:
     failure: str = ""
     labelled: tuple[str, ...] | None = None
     part: str = ""
+    close_boxes: tuple[tuple[str, bool], ...] = ()
 
 
 class Summaries(data.Dataset[Summary]):
@@ -116,8 +119,10 @@ class Summaries(data.Dataset[Summary]):
         if len(set(lengths.values())) > 1:
             wrong.append(f"image {name}: values per object differ in number: {lengths}")
         objects = max(lengths.values(), default=None)
+        close_boxes: tuple[tuple[str, bool], ...] = ()
         if objects and not wrong:
-            objects = self._usable_objects(values, size, objects)
+            usable = self._usable_objects(values, size, objects)
+            objects, close_boxes = int(usable.sum()), self._close_boxes(name, values, usable)
         channels = self.dataset.channels
         digest, bits = pixel_digest(pixels), difference_hash(as_rgb(pixels, channels))
         per_channel = None if channels.is_rgb else channel_values(sample["image"].numpy(), channels)
@@ -125,13 +130,29 @@ class Summaries(data.Dataset[Summary]):
         labelled = tuple(targets["labelled"]) if names - {*targets.get("labelled", names)} else None
         part = str(targets["image_id"]).partition("/")[0] if isinstance(self.dataset, Mix) else ""
         summary = Summary(index, "", name, tuple(wrong), size, digest, bits, per_channel, counts, objects, measures)
-        return replace(summary, labelled=labelled, part=part)
+        return replace(summary, labelled=labelled, part=part, close_boxes=close_boxes)
 
-    def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> int:
-        """The number of objects without crowds and boxes without area."""
+    def _usable_objects(self, values: Mapping[str, Any], size: Size, objects: int) -> np.ndarray:
+        """(N,) bool: objects without crowds and boxes without area."""
         usable = [self.types[key].usable(v, size) for key, v in values.items() if self.types[key].per == "object"]
         masks = [mask for mask in usable if mask is not None]
-        return int(np.logical_and.reduce(masks).sum()) if masks else objects
+        return np.asarray(np.logical_and.reduce(masks)) if masks else np.ones(objects, bool)
+
+    def _close_boxes(self, name: str, values: Mapping[str, Any], usable: np.ndarray) -> tuple[tuple[str, bool], ...]:
+        """`Summary.close_boxes` of an image."""
+        by_type = {type(self.types[key]): key for key in values}
+        boxes, labels = by_type.get(Boxes), by_type.get(ObjectLabels)
+        if boxes is None or labels is None:
+            return ()
+        indices = np.flatnonzero(usable)
+        pairs = indices[close_pairs(np.zeros(len(indices)), values[boxes][indices])].tolist()
+        classes = self.dataset.classes.get(self.types[labels].task or "", ())
+        texts = []
+        for one, other in pairs:
+            label, other_label = int(values[labels][one]), int(values[labels][other])
+            text = f"image {name}: boxes {one} ({classes[label].name}) and {other} ({classes[other_label].name})"
+            texts.append((text, label == other_label))
+        return tuple(texts)
 
     def _counts(self, key: str, target_type: TargetType, value: Any) -> dict[str, np.ndarray]:
         classes = getattr(self.dataset, "classes", {}).get(target_type.task, ())
