@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from densevit.config import Overrides
+from densevit import config as configs
+from densevit.config import Overrides, layer_reading, yaml_io
 from densevit.errors import DataError, DensevitError
 from densevit_probes.board_page import protocols
 from densevit_probes.board_rows import Row
@@ -14,18 +15,23 @@ from densevit_workbench.benchmarking.digest import differing
 
 
 def verify(
-    folder: Path, count: int, seed: int, overrides: Overrides = (), device: str = "auto"
+    folder: Path, count: int, seed: int, overrides: Overrides = (), device: str = "auto", trust: bool = False
 ) -> Iterator[tuple[str, bool]]:
     """Runs `count` measured rows again, drawn with a seed. Yields a line for each, and whether it holds: digests are
     equal, and each main metric is equal or within the interval of the row.
 
     folder: a board, or the folder of a protocol. overrides: keys of the rows' protocols to replace, as
-    `data.root=...`.
+    `data.root=...`. trust: whether rows may name a `module:Class`, whose code then runs. Raises ConfigError for one
+    without trust, before any row is run.
     """
     rows = [(path, row) for _, by_file in protocols(folder) for path, row in by_file.items() if row.is_measured]
     if not rows:
         raise DataError(f"{folder}: there are no measured rows. Fix: add some with densevit probe --board.")
-    for path, row in random.Random(seed).sample(rows, min(count, len(rows))):
+    drawn = random.Random(seed).sample(rows, min(count, len(rows)))
+    for path, row in drawn:
+        layer = layer_reading.over_base({**row.config, "probes": row.probes}, str(path))  # with the files that it names
+        configs.values_of_file(yaml_io.write(layer.values), str(path), trust)
+    for path, row in drawn:
         values = {**row.config, "probes": row.probes, "freeze": row.training == "frozen"}
         section = values.pop("backbone")
         try:

@@ -83,6 +83,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--verify", metavar="DIR", type=Path, help="runs rows of a board again, drawn at random, and nothing else"
     )
     parser.add_argument("--rows", type=int, default=3, help="number of rows to verify (default: 3)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="with --verify: imports the classes that rows name as module:Class, whose code runs",
+    )
     parser.add_argument("--seed", type=int, help="of the rows to verify (default: another one each time, printed)")
 
 
@@ -160,7 +165,7 @@ def _verify(args: Namespace, overrides: "Sequence[Argument]") -> int:
     from densevit_probes.board_verification import verify
 
     seed = random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-    lines = [*verify(args.verify, args.rows, seed, overrides, args.device)]
+    lines = [*verify(args.verify, args.rows, seed, overrides, args.device, args.trust)]
     args.output.show(*(line for line, _ in lines), f"{counted(len(lines), 'row')}, drawn with --seed {seed}")
     args.output.result({"seed": seed, "rows": [{"row": line, "holds": holds} for line, holds in lines]})
     return 0 if all(holds for _, holds in lines) else 1

@@ -13,9 +13,10 @@ from PIL import Image
 
 from densevit.cli import main
 from densevit.data.datasets.label_maps import LabelMaps
-from densevit.errors import DataError
+from densevit.errors import ConfigError, DataError
 from densevit_probes.board_page import ranks, tables, write_page
 from densevit_probes.board_rows import Row, add_row, read_rows
+from densevit_probes.board_verification import verify
 from densevit_probes.protocols import Protocol
 from densevit_workbench.benchmarking.digest import PARTS, differing, digest_of, hashed, parts_of, protocol_of
 from tests.written_files import save_image
@@ -143,6 +144,26 @@ def tiny(cwd, on_path) -> Path:
     (cwd / "tiny.yaml").write_text(TINY)
     (cwd / "net_of_board.py").write_text(NETWORK)
     return cwd
+
+
+@pytest.mark.parametrize("place", ["backbone", "heads", "probes", "base"])
+def test_classes_that_rows_name_are_not_imported_without_trust(place, tiny, capsys):
+    (tiny / "theirs.py").write_text("raise ImportError('theirs')\n")
+    (tiny / "theirs.yaml").write_text("data: {name: 'theirs:Data'}\n")
+    named = {"name": "theirs:Net"}
+    config = {"seed": 0, "backbone": {"name": "pixels"}, "heads": {}, "data": {"name": "scenes"}}
+    changes = {"backbone": named, "heads": {"a": named}, "base": str(tiny / "theirs.yaml")}
+    if place == "base":
+        del config["data"]
+    config |= {key: value for key, value in changes.items() if key == place}
+    probes = {"a": named} if place == "probes" else {}
+    add(tiny / "board" / "p", replace(row("a", (1, 0, 2)), config=config, probes=probes))
+    with pytest.raises(
+        ConfigError, match=r"p/a-.*\.json: 'theirs:\w+' is named in this file: its code would run.*--trust"
+    ):
+        [*verify(tiny / "board", 1, 0)]
+    assert main(["probe", "--verify", "board", "--trust", "--device", "cpu"]) != 0
+    assert "cannot be imported: ImportError: theirs" in capsys.readouterr().err
 
 
 @pytest.mark.integration
