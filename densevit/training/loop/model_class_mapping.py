@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from densevit.data.data_splits import DataSplits
-from densevit.errors import DataError, listed, nearest
-from densevit.interfaces import Class, Dataset, Head, Predictions, TargetType
+from densevit.errors import DataError, listed, nearest, warn_once
+from densevit.interfaces import Class, Dataset, Head, Predictions, TargetType, as_classes
 from densevit.model import InferenceModel
 from densevit.targets.target_class_mapping import plain_name, with_classes
 
@@ -67,9 +67,11 @@ def labelled_heads(model: InferenceModel, dataset: Dataset, class_names: Mapping
 
     def is_labelled(head: Head) -> bool:
         names = {plain_name(class_names.get(c.name, c.name) or "") for c in head.classes}
-        data_names = {plain_name(c.name) for c in head.classes_from(dataset)}
+        data_classes = head.classes_from(dataset)
+        data_names = {plain_name(c.name) for c in data_classes}
         has_labels = not head.required_targets or not {*head.required_targets}.isdisjoint(dataset.provides)
-        return has_labels and (not names or not names.isdisjoint(data_names))
+        has_classes = not names or not names.isdisjoint(data_names) or _are_by_position(head.classes, data_classes)
+        return has_labels and has_classes
 
     return [name for name, head in model.heads.items() if is_labelled(head)]
 
@@ -79,7 +81,8 @@ def map_classes(
 ) -> dict[str, ClassMapping]:
     """Maps the classes of all heads to the validation data's, and reduces the data to the mapped classes.
 
-    Maps classes by name, ignoring case, hyphens and underscores. class_names: overrides by model class name: a data
+    Maps classes by name, ignoring case, hyphens and underscores; classes without names, of `create_model(classes=2)`,
+    by position if the data has as many, with a warning. class_names: overrides by model class name: a data
     class name, or None for no mapping. Heads with the data's classes need no mapping. Raises DataError, with both lists
     of classes, for an unknown name, and if no class is mapped.
     """
@@ -93,7 +96,15 @@ def map_classes(
         used |= overrides.keys()
         if not trained or ([c.name for c in trained] == [c.name for c in data_classes] and not overrides):
             continue
-        mappings[name] = mapping = _mapping(name, str(head.task), trained, data_classes, overrides)
+        if _are_by_position(trained, data_classes) and not overrides:
+            mapping = ClassMapping(trained, data_classes, tuple(range(len(trained))))
+            warn_once(
+                f"heads.{name}: the classes of the model have no names, and are taken as the data's by position: "
+                f"{', '.join(f'{old} is {new}' for old, new in mapping.pairs)}. Other pairs: classes={{...}}, --map."
+            )
+        else:
+            mapping = _mapping(name, str(head.task), trained, data_classes, overrides)
+        mappings[name] = mapping
         for task in [task for task, classes in dataset.classes.items() if tuple(classes) == data_classes]:
             if kept.setdefault(task, mapping.kept) != mapping.kept:
                 raise DataError(
@@ -109,6 +120,13 @@ def map_classes(
     if kept:
         data.use_classes(kept)
     return mappings
+
+
+def _are_by_position(trained: Sequence[Class], data_classes: Sequence[Class]) -> bool:
+    """Whether the model's classes are only numbered, and the data has as many, which have other names."""
+    names, data_names = [c.name for c in trained], [c.name for c in data_classes]
+    is_numbered = names == [c.name for c in as_classes(len(names))]
+    return is_numbered and len(names) == len(data_names) and {*names} != {*data_names}
 
 
 def _mapping(
@@ -130,7 +148,7 @@ def _mapping(
     if not mapping.kept:
         raise DataError(
             f"The data's classes for {task} and the classes of head {head!r} have no name in common. {lists} "
-            "Fix: map some classes, as in --map person=pedestrian."
+            "Fix: map some classes, as in --map person=pedestrian, or classes={'person': 'pedestrian'}."
         )
     return mapping
 

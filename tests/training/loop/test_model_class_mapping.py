@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from densevit.data.datasets.mapped_classes import MappedClasses
-from densevit.interfaces import Class, Sample
+from densevit.errors import DataError
+from densevit.interfaces import Class, Sample, as_classes
 from densevit.targets.types import TargetTypes
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from tests.counted_dataset import CountedDataset
@@ -81,6 +82,24 @@ def test_predictions_follow_the_mapping():
     result = mappings["a"].applied(found, TargetTypes())
     assert result["panoptic"].tolist() == [[-1, 0, -1, -1, -1]] and result["semantic"].tolist() == [[255, 0, 255]]
     assert result["scores"].tolist() == pytest.approx([0.8]) and result["masks"].shape == (1, 1, 5)
+
+
+def test_classes_without_names_are_the_data_s_by_position():
+    """If the data has as many; of classes that the data numbers too, names count."""
+    numbers = as_classes(4)
+    model: Any = SimpleNamespace(heads={"a": Panoptic(numbers)})
+    assert labelled_heads(model, Scene(), {}) == ["a"]
+    with pytest.warns(UserWarning, match=r"heads\.a: .* by position: 0 is sky, 1 is Dog, 2 is cat, 3 is cow\."):
+        mappings, data = mapped(numbers)
+    assert mappings["a"].indices == (0, 1, 2, 3) and data.classes == Scene.classes
+    result = mappings["a"].applied({"labels": torch.tensor([3, 0]), "scores": torch.ones(2)}, TargetTypes())
+    assert result["labels"].tolist() == [3, 0]
+    assert mapped(numbers, {"3": "Dog"})[0]["a"].pairs == [("3", "Dog")]
+    with pytest.raises(DataError, match=r"no name in common.*Classes of the data: sky, .*: 0, 1\. Fix: .*classes=\{"):
+        mapped(numbers[:2])
+    numbered: Any = SimpleNamespace(val=SimpleNamespace(classes={"panoptic": numbers[::-1]}), use_classes=dict)
+    model.classes = {"a": numbers}
+    assert map_classes(model, numbered)["a"].indices == (3, 2, 1, 0)
 
 
 class Depth(StandIn):
