@@ -177,12 +177,12 @@ def _evaluate(
 
 def _check_overrides(source: str, overrides: Sequence[str]) -> None:
     """Raises ConfigError for overrides that `config_of` would refuse; for a run folder all of them, before the model is
-    loaded."""
+    loaded, unless the model decides how other data is read."""
     from densevit.config import check_evaluation_overrides, check_evaluation_plugins, load
 
     check_evaluation_overrides(overrides)
     file = user_path(source) / "config.yaml"
-    if overrides and file.is_file():
+    if overrides and file.is_file() and not any(override.startswith("data=") for override in overrides):
         check_evaluation_plugins(load(file, overrides))
 
 
@@ -226,7 +226,7 @@ def config_of(model: "InferenceModel", is_foreign: bool, source: str, overrides:
     from densevit.config import load as load_config
     from densevit.evaluation.overrides import evaluation_overrides
 
-    changes = evaluation_overrides(overrides, model.training_data)
+    changes = evaluation_overrides(overrides, model.training_data, model)
     model_config, file = model.config, user_path(source) / "config.yaml"
     if model_config is not None and not is_foreign:
         if not overrides:

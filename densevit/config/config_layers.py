@@ -6,7 +6,7 @@
 | another mapping, a list, a value | loses its value of the key |
 | `section.key=value` | keeps the other keys, also of a mapping that is a value |
 | a section that names a file | loses its section; a backbone without weights keeps the lower `backbone.weights` |
-| another `name` | loses the options of its plugin, and keeps the keys that all plugins have |
+| another `name` | loses the options of its plugin, also `data.train` and `data.val`, and keeps other keys |
 | `null` in `heads`, `data.sets` | loses the entry |
 | one of two alternatives, such as `lr` and `lr_per_256` | loses the other |
 | `weights` | loses weights of parts, with a note |
@@ -132,7 +132,8 @@ def _merged(
     is_open = section is not None and issubclass(section, OpenSection)
     is_other = "name" in upper and (upper["name"] != lower.get("name") or (*path, "name") in replaces)
     if section is not None and is_open and is_other:
-        lower = {key: lower[key] for key in lower if key in section.model_fields}  # not the other plugin's options
+        fields = section.model_fields.keys() - {*section.plugin_keys}
+        lower = {key: lower[key] for key in lower if key in fields}  # not the other plugin's options
     for alternatives in ALTERNATIVES.get(path, ()):
         if any(upper.get(key) is not None and upper[key] is not False for key in alternatives):
             lower = {key: value for key, value in lower.items() if key not in alternatives}

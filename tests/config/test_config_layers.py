@@ -63,6 +63,8 @@ ROWS: dict[str, list[Row]] = {
         ),
         ("backbone: {name: swin}", (), {"backbone.variant": "nano"}),
         ("", ["heads.boxes.name=dino"], {"heads.boxes.num_queries": None, "heads.boxes.weights": "b.pth"}),
+        ("data: {val: {name: coco, root: v}}", ["data.name=yolo"], {"data.val": None, "data.channels.red": "_r"}),
+        ("data: {val: {name: coco, root: v}}", ["data.name=coco"], {"data.val": {"name": "coco", "root": "v"}}),
     ],
     "`null` in `heads`, `data.sets`": [
         ("heads: {boxes: null}", (), {"heads.boxes": None, "heads.areas.name": "setr"}),

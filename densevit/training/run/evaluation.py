@@ -88,8 +88,6 @@ class EvaluationPlan:
         data.val.check_labels()
         labelled = labelled_heads(model, data.val, classes or {})
         model = model.with_heads(labelled) if 0 < len(labelled) < len(model.heads) else model
-        if model.training_record.medians and all(x.depth_type != "inverse_depth" for x in model.heads.values()):
-            model.training_record.warn_of_values(data.val_record().medians)
         return cls(model, data, trainer, map_classes(model, data, classes))
 
     @property
@@ -98,7 +96,13 @@ class EvaluationPlan:
         return self.model.classes | {name: mapping.classes for name, mapping in self.mappings.items()}
 
     def run(self, write: Write | None = None) -> Validation:
-        """Evaluates the model. write: called with each image's predictions, in the image's process."""
+        """Evaluates the model. write: called with each image's predictions, in the image's process.
+
+        Warns of labels far outside of those of the training images.
+        """
+        record, heads = self.model.training_record, self.model.heads.values()
+        if record.medians and all(head.depth_type != "inverse_depth" for head in heads):
+            record.warn_of_values(self.data.val_record().medians)
         with run_state(self.trainer.tf32):
             evaluators = build_evaluators(self.model, self.model.config, self.data.val, mappings=self.mappings)
             if self.trainer.compile and isinstance(self.model, DenseModel):
@@ -142,8 +146,9 @@ def evaluate(
         resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
         splits = build_data(resizing, val=data)
     elif isinstance(data, str | Path):
-        trained, changes = model.training_data, evaluation_overrides({"data": str(data)}, model.training_data)
-        values = str(data) if trained is None else trained.model_dump()
+        trained = model.training_data
+        changes = evaluation_overrides({"data": str(data)}, trained, model)
+        values = {} if trained is None else trained.model_dump()
         splits = build_data(configs.section("data", values, "evaluate", changes))
     elif (source := data or model.config or model.training_data) is not None:
         splits = build_data(source)
@@ -164,7 +169,7 @@ def evaluate(
 
 def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:
     """The model with overrides applied to its config."""
-    changes = evaluation_overrides(overrides, model.training_data)
+    changes = evaluation_overrides(overrides, model.training_data, model)
     if model.config is None:
         raise ConfigError(f"evaluate: the model has no config for the overrides {', '.join(overrides)}.")
     config = configs.from_mapping(model.config.model_dump(), "evaluate", changes)

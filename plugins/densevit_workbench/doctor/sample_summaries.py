@@ -148,10 +148,10 @@ class Summaries(data.Dataset[Summary]):
         pairs = indices[close_pairs(np.zeros(len(indices)), values[boxes][indices])].tolist()
         classes = self.dataset.classes.get(self.types[labels].task or "", ())
         texts = []
-        for one, other in pairs:
-            label, other_label = int(values[labels][one]), int(values[labels][other])
-            text = f"image {name}: boxes {one} ({classes[label].name}) and {other} ({classes[other_label].name})"
-            texts.append((text, label == other_label))
+        for first, second in pairs:
+            label, second_label = int(values[labels][first]), int(values[labels][second])
+            text = f"image {name}: boxes {first} ({classes[label].name}) and {second} ({classes[second_label].name})"
+            texts.append((text, label == second_label))
         return tuple(texts)
 
     def _counts(self, key: str, target_type: TargetType, value: Any) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import densevit
@@ -63,6 +64,14 @@ def test_predict_resizes_to_the_size_of_training_where_all_images_have_it(tmp_pa
         assert predictor.predict(large).semantic.shape == (400, 640)
     assert {*grids} == {(64, 64)}  # 40 x 64, padded
     assert densevit.evaluate(run, Stripes()) == pytest.approx(run.metrics, nan_ok=True)
+    for part in ("images", "labels"):
+        (tmp_path / "set" / part / "val").mkdir(parents=True)
+    for index in range(4):
+        sample, file = Stripes()[index], Path("val", f"{index}.png")
+        Image.fromarray(sample["image"].permute(1, 2, 0).numpy()).save(tmp_path / "set" / "images" / file)
+        Image.fromarray(sample["targets"]["semantic"].numpy()).save(tmp_path / "set" / "labels" / file)
+    with pytest.warns(UserWarning, match=r"set is read as data\.name=label_maps"):  # by the head, not as COCO's files
+        assert densevit.evaluate(run, tmp_path / "set") == pytest.approx(run.metrics, nan_ok=True)
     run = trained("several", 40, 32)
     assert (run.model.resize.image_size, run.model.training_record.sizes) == (None, [(32, 64), (40, 64)])
     with pytest.warns(UserWarning, match="trained on images of 32 x 64 to 40 x 64 pixels.*400 x 640, 10 times"):
