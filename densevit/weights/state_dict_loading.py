@@ -84,11 +84,13 @@ def fit(
     unexpected or of a shape that does not fit. excluded: keys of the module that keep their values, with the reason.
     Adapts a tensor of another shape where possible: by the method `carried_over(name, tensor)` of its submodule, which
     returns the tensor and how it was adapted, as for position tables and queries; for a convolution on RGB images, by
-    resizing the kernel and by expanding a grey-scale kernel to three channels. Raises WeightsError, naming the keys,
-    for other differences; warns of NaN and infinity, and of an adaptation whose text begins with "Warning:".
+    resizing the kernel and by expanding a grey-scale kernel to three channels. `carried_state(state)` of a submodule
+    returns its state dict with other tensors, as for groups of queries, and how, or None. Raises WeightsError, naming
+    the keys, for other differences; warns of NaN and infinity, and of an adaptation whose text begins with "Warning:".
     """
     tensors, excluded, patterns = module.state_dict(), excluded or {}, list(allowed)
     match = StateDictMatch(str(source), module)
+    state = _carried_state(module, state, match)
     misshapen: list[str] = []
     _check_types({name: state[name] for name in tensors if name in state and name not in excluded}, tensors, source)
 
@@ -179,6 +181,18 @@ def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 def shown(shape: Iterable[int]) -> str:
     """The shape as text: 14 x 14 x 768."""
     return " x ".join(map(str, shape)) or "a number"
+
+
+def _carried_state(module: nn.Module, state: Mapping[str, Tensor], match: StateDictMatch) -> Mapping[str, Tensor]:
+    """The state with the changes of `carried_state` of submodules, which it notes."""
+    for path, owner in module.named_modules():
+        prefix, carry = path and f"{path}.", getattr(owner, "carried_state", None)
+        part = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)} if carry else {}
+        if part and (carried := carry(part)) is not None:
+            state = {key: x for key, x in state.items() if not key.startswith(prefix)}
+            state |= {f"{prefix}{key}": x for key, x in carried[0].items()}
+            match.notes.append(f"{carried[1].replace(WARNING, f'{WARNING}{path or type(owner).__name__}: ')}.")
+    return state
 
 
 def _adapted(module: nn.Module, name: str, tensor: Tensor, value: Tensor) -> tuple[Tensor, str] | None:

@@ -56,11 +56,11 @@ def test_every_head_with_queries_is_a_case() -> None:
 
 
 def model_of(
-    name: str, num_queries: int, weights: str = "", key: str = "weights", classes: str = "abcd"
+    name: str, num_queries: int, weights: str = "", key: str = "weights", classes: str = "abcd", **options: Any
 ) -> tuple[DenseModel, list[StateDictMatch]]:
     """The model of a case, and the reports of its weights. key: `weights` or `heads.head.weights`."""
     case = CASES[name]
-    head = {"name": case.head, **with_queries(case.options, num_queries)}
+    head = {"name": case.head, **with_queries(case.options, num_queries), **options}
     sections: dict[str, Any] = {
         "backbone": VIT if case.head.startswith(("eomt", "pmt")) else FOUR_MAPS,
         "heads": {"head": head},
@@ -116,3 +116,45 @@ def test_weights_of_another_number_of_queries_are_loaded_and_reported(tmp_path: 
             state = getattr(model, part).state_dict()
             before = getattr(small, part).state_dict()
             assert all(torch.equal(x, before[name]) for name, x in state.items() if x.shape == before[name].shape)
+
+
+GROUPED = [
+    name for name in NAMES if "num_groups" in inspect.signature(registry.load("heads", CASES[name].head)).parameters
+]
+
+
+@pytest.mark.parametrize(("num_groups", "how"), [(2, "the first 2"), (5, "these stay, 2 are copies with noise")])
+@pytest.mark.parametrize("name", GROUPED)
+def test_weights_of_another_number_of_query_groups_are_loaded_and_reported(name, num_groups, how, tmp_path):
+    """The first group predicts: predictions stay. Also with another number of queries, of which the first stay."""
+    path, images = str(tmp_path / "model.safetensors"), torch.rand(1, 3, 64, 64)
+    trained, _ = model_of(name, Q, num_groups=3)
+    for tensor in trained.state_dict().values():
+        tensor += 0.1 * torch.randn(tensor.shape) if tensor.is_floating_point() else 0
+    save(trained, path)
+    model, [report, *_] = model_of(name, Q, path, num_groups=num_groups)
+    assert any(f"{num_groups} groups of queries for 3: {how}." in text for text in report.warnings)
+    assert any(".groups.1." in key for key in report.tensors)
+    with torch.no_grad():
+        before, after = (x.eval()(images)["head"] for x in (trained, model))
+    assert torch.equal(before["logits"], after["logits"]) and torch.equal(before["boxes"], after["boxes"])
+    kept, state = trained.state_dict(), model.state_dict()
+    for key in [key for key in state if ".groups." in key]:
+        group = int(key.split(".groups.")[1].split(".")[0])
+        source = kept[key.replace(f".groups.{group}.", f".groups.{group % 3}.")]
+        noise = (state[key] - source).abs().max()
+        assert noise == 0 if group < 3 else noise < 0.5 * source.std(correction=0) + 1e-6, key
+    model, [report, *_] = model_of(name, FEWER, path, "heads.head.weights", num_groups=num_groups)
+    for key, tensor in model.state_dict().items():
+        if tensor.shape != kept[key.replace(".groups.4", ".groups.1").replace(".groups.3", ".groups.0")].shape:
+            rows, first = tensor.unflatten(0, (num_groups, FEWER)), kept[key].unflatten(0, (3, Q))
+            assert torch.equal(rows[:2], first[:2, :FEWER]), key
+
+
+def test_every_head_with_query_groups_is_a_case() -> None:
+    heads = {
+        x
+        for x in densevit.list_plugins("heads")
+        if "num_groups" in inspect.signature(registry.load("heads", x)).parameters
+    }
+    assert {CASES[name].head for name in GROUPED} == heads and len(heads) > 2

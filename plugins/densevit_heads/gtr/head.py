@@ -11,7 +11,7 @@
 - The boxes of the selected cells learn from their own matching in place of the union.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.prediction_layers import box_head, label_head
+from densevit.set_prediction.queries import regrouped
 from densevit.set_prediction.query_selection import SelectedQueries
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.decoder import ConstantPositionDecoder
@@ -99,6 +100,10 @@ class Gtr(DistributionHead):
         self.criterion = GroupedDfineCriterion(
             costs, loss_weights, "mal", denoising=self.denoising, num_bins=num_bins, reg_scale=reg_scale
         )
+
+    def carried_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
+        """The state for this number of groups; see `densevit.weights.state_dict_loading.fit`."""
+        return regrouped(state, len(self.groups))
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """`logits` (B, Q, K) and `boxes` (B, Q, 4) of the last layer, of the first group.

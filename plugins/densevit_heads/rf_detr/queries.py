@@ -1,6 +1,7 @@
 """Two-stage queries in groups (Group DETR, Chen et al. 2023; LW-DETR, Chen et al. 2024, section 3.1)."""
 
 import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.levels import Levels
-from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells
+from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells, regrouped
 from densevit.set_prediction.query_selection import initial_boxes
 
 _BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
@@ -69,6 +70,10 @@ class GroupQueries(nn.Module):
         self.contents = QueryTable(num_queries, width, num_groups)
         self.offsets = QueryTable(num_queries, 4, num_groups)
         nn.init.zeros_(self.offsets.weight)
+
+    def carried_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
+        """The state for this number of groups; see `densevit.weights.state_dict_loading.fit`."""
+        return regrouped(state, len(self.groups), ("contents.weight", "offsets.weight"))
 
     def forward(self, levels: Levels) -> tuple[GroupProposals, BoxQueries]:
         """Returns the proposals, and the queries (B, G * Q, ...), group by group; in evaluation G is 1.
