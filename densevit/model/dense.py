@@ -257,9 +257,8 @@ class DenseModel(InferenceModel, nn.Module):
         outputs = self(batch, head_targets=head_targets)
         losses = self.losses_of(outputs, batch["targets"], context, head_targets)
         if self.training and self.training_data is None and not torch.compiler.is_compiling():
-            padded_size = (batch["images"].shape[-2], batch["images"].shape[-1])
-            for target in batch["targets"]:
-                self.training_record.add_size(target.get("size", padded_size))
+            height, width = (images if isinstance(images, Tensor) else batch["images"]).shape[-2:]
+            self.training_record.add_size((height, width))
         return losses
 
     def losses_of(

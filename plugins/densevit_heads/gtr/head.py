@@ -24,7 +24,6 @@ from densevit.losses.matching import MatchingCosts
 from densevit.set_prediction.levels import Levels
 from densevit.set_prediction.limits import MAX_LAYERS, check_counts
 from densevit.set_prediction.prediction_layers import box_head, label_head
-from densevit.set_prediction.queries import regrouped
 from densevit.set_prediction.query_selection import SelectedQueries
 from densevit_heads.gtr.criterion import GroupedDfineCriterion
 from densevit_heads.gtr.decoder import ConstantPositionDecoder
@@ -33,6 +32,7 @@ from densevit_heads.parts.decoder_options import DecoderTransformer
 from densevit_heads.parts.distributions.criterion import DfineLossWeights
 from densevit_heads.parts.distributions.decoder import Refined
 from densevit_heads.parts.distributions.head import BOX_NOISE, DistributionHead, check_distributions
+from densevit_heads.parts.query_groups import regrouped
 
 
 @dataclass(frozen=True)

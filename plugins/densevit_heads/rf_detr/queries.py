@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from densevit.layers.mlp import Mlp
 from densevit.set_prediction.levels import Levels
-from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells, regrouped
+from densevit.set_prediction.queries import BoxQueries, QueryTable, TopCells
 from densevit.set_prediction.query_selection import initial_boxes
+from densevit_heads.parts.query_groups import regrouped
 
 _BACKGROUND = -20.0  # a class logit, of a probability of 2e-9
 
