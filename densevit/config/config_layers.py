@@ -129,9 +129,8 @@ def _merged(
 ) -> dict[str, Any]:
     """The lower mapping updated with the upper. path: their key. annotation: their type in the schema."""
     section = section_type(annotation)
-    is_open = section is not None and issubclass(section, OpenSection)
     is_other = "name" in upper and (upper["name"] != lower.get("name") or (*path, "name") in replaces)
-    if section is not None and is_open and is_other:
+    if section is not None and issubclass(section, OpenSection) and is_other:
         fields = section.model_fields.keys() - {*section.plugin_keys}
         lower = {key: lower[key] for key in lower if key in fields}  # not the other plugin's options
     for alternatives in ALTERNATIVES.get(path, ()):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,14 @@ from densevit.errors import WeightsError, counted, listed, nearest
 
 WARNING = "Warning: "
 LISTED = 10  # names in a message
+
+
+@runtime_checkable
+class SupportsCarriedState(Protocol):
+    """A module whose tensors fit a state dict with other keys."""
+
+    def carried_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
+        """Returns a state dict of this module, and how it was changed; None: as it is."""
 
 
 class Adapted(NamedTuple):
@@ -186,11 +194,13 @@ def shown(shape: Iterable[int]) -> str:
 def _carried_state(module: nn.Module, state: Mapping[str, Tensor], match: StateDictMatch) -> Mapping[str, Tensor]:
     """The state with the changes of `carried_state` of submodules, which it notes."""
     for path, owner in module.named_modules():
-        prefix, carry = path and f"{path}.", getattr(owner, "carried_state", None)
-        part = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)} if carry else {}
-        if part and (carried := carry(part)) is not None:
-            state = {key: x for key, x in state.items() if not key.startswith(prefix)}
-            state |= {f"{prefix}{key}": x for key, x in carried[0].items()}
+        if not isinstance(owner, SupportsCarriedState):
+            continue
+        prefix = path and f"{path}."
+        part = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+        if (carried := owner.carried_state(part)) is not None:
+            others = {key: x for key, x in state.items() if not key.startswith(prefix)}
+            state = others | {f"{prefix}{key}": x for key, x in carried[0].items()}
             match.notes.append(f"{carried[1].replace(WARNING, f'{WARNING}{path or type(owner).__name__}: ')}.")
     return state
 

@@ -142,8 +142,8 @@ def _examine_annotations(read: Annotations, findings: Findings, ambiguous: bool 
     pairs = []
     for first, second in usable[close_pairs(rows[usable], read.boxes[usable])].tolist():
         if (table[first] != table[second]).any():  # else reported as duplicates
-            names = [f"{read.ids[i]} ({classes[read.labels[i]]})" for i in (first, second)]
-            text = f"annotations {' and '.join(names)} of image {read.file_names[rows[first]].decode()}"
+            labels = [f"{read.ids[i]} ({classes[read.labels[i]]})" for i in (first, second)]
+            text = f"annotations {' and '.join(labels)} of image {read.file_names[rows[first]].decode()}"
             pairs.append((text, bool(read.labels[first] == read.labels[second])))
     report_pairs(findings, pairs, len(rows))
     if len(rows) > 1 and (high <= 1 + 1e-6).all():
