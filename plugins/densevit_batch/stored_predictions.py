@@ -141,7 +141,7 @@ class StoredModel(InferenceModel):
         by_id = {str(image["id"]): image for image in stored.images if len(missing)}
         self.image_of = by_id | {index: stored.images[row] for index, row in enumerate(rows.tolist()) if row >= 0}
         for head in self.heads:
-            if plan.model.config is not None and plan.model.config.heads[head].evaluation is None:
+            if plan.model.sections.heads[head].evaluation is None:
                 raise ConfigError(
                     f"heads.{head}.evaluation is null, and predictions have no loss. Fix: name an evaluator "
                     f"(heads.{head}.evaluation.name)."

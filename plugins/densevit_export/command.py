@@ -219,7 +219,7 @@ def _evaluation(model: "InferenceModel", is_foreign: bool, args: Namespace) -> _
     config = config_of(model, is_foreign, args.model, args.overrides)
     trainer = config.trainer.model_copy(update={"precision": "32"})  # the precision of the file
     plan = EvaluationPlan.of(model.with_config(config), build_data(config), trainer)  # raises before the export
-    evaluators = build_evaluators(plan.model, config, plan.data.val, mappings=plan.mappings)
+    evaluators = build_evaluators(plan.model, plan.data.val, mappings=plan.mappings)
 
     mains = [f"{head}/{evaluator.main}" for head, evaluator in evaluators.items()]
 

@@ -181,7 +181,7 @@ def _evaluated(
     conditions = {**conditions, **_fit(model, config, data, probes, encode, encoded, labels)}
     evaluators = {
         condition: [
-            (build_evaluators(model, config, data.val) if heads else {})
+            (build_evaluators(model, data.val) if heads else {})
             | {name: probe.evaluator(probe.classes) for name, probe in scored.items()}
             for _ in changes
         ]

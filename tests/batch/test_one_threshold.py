@@ -60,7 +60,7 @@ def test_tables_count_the_objects_of_predict(name: str, table: str, own: str, tm
     thresholds, expected = MODELS[own]
     data: Any = SimpleNamespace(classes={"detection": CLASSES}, provides=("boxes", "masks"))
     model = bare(thresholds, name)
-    evaluator: Evaluator = build_evaluators(model, None, data)["cells"]
+    evaluator: Evaluator = build_evaluators(model, data)["cells"]
     found, truth = found_and_truth()
     evaluator.update([found], [truth])
     tables_file.write_tables({"cells": evaluator}, tmp_path, {}, model.default_thresholds)

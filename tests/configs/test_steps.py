@@ -102,7 +102,7 @@ def test_smaller_recipe_trains_one_step_and_is_evaluated(name: str, tmp_path: Pa
         known = step.batch["targets"][0]["depth"]
         low, high = {"nyu": (0.5, 3.7), "kitti": (8.0, 52.0)}[name.partition("/")[0]]
         assert low < known[known > 0].min() and known.max() < high
-    [evaluator] = build_evaluators(step.model, RECIPES[name].load(), step.data.val).values()
+    [evaluator] = build_evaluators(step.model, step.data.val).values()
     batch = next(iter(step.data.val_loader()))
     [found] = step.model.eval().predictions(step.model(batch), batch["targets"]).values()
     evaluator.update(found, [target["truth"] for target in batch["targets"]])

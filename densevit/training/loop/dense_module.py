@@ -48,7 +48,7 @@ class DenseModule(lightning.LightningModule):
     Metrics are logged as HEAD/METRIC after each validation, the same in all processes, in float64.
 
     optim: the config section `optim`, or a mapping of its keys. The schedule covers the Trainer's steps. evaluators:
-    by head, after `Evaluator.prepare`; None: from the model's config. method: the training method; None: supervised.
+    by head, after `Evaluator.prepare`; None: from the model's sections. method: the training method; None: supervised.
     mappings: the class mappings of heads whose classes are not the data's, in an evaluation.
 
     For a run of `fit`: budget: its length. rates: the learning rates of all parameters. ema: the average for validation
@@ -79,7 +79,7 @@ class DenseModule(lightning.LightningModule):
         self.optim, self.budget, self.ema = optim_section(optim), budget, ema
         for argument, by_head in (("evaluators", evaluators), ("mappings", mappings)):
             head_names(by_head or {}, {*model.heads, METHOD}, f"DenseModule: {argument}")
-        self.validation = Validation(self.config, self.method, evaluators, mappings or {})
+        self.validation = Validation(self.method, evaluators, mappings or {})
         self._rates = rates
         self.record: StepRecord
         self._length = budget or Budget(0, 0, 0)  # of the schedule, with a user's Trainer known at its start

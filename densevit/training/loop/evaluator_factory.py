@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 
 from densevit import registry
-from densevit.config import Config, EvaluationSection
 from densevit.errors import ConfigError, DataError
 from densevit.interfaces import (
     Batch,
@@ -42,12 +41,11 @@ def create_evaluator(name: str, classes: Classes = (), **options: Any) -> Evalua
 
 def build_evaluators(
     model: InferenceModel,
-    config: Config | None,
     dataset: Dataset,
     method: Method | None = None,
     mappings: Mapping[str, ClassMapping] | None = None,
 ) -> dict[str, Evaluator]:
-    """Builds the evaluator of each head: by the name in its config, or else by its task.
+    """Builds the evaluator of each head: by the name in its section of the model, or else by its task.
 
     Heads with `evaluation: null` get a `ValidationLoss`; without heads, so does a method that implements
     `validation_losses`.
@@ -57,7 +55,7 @@ def build_evaluators(
     """
     evaluators: dict[str, Evaluator] = {}
     for name, head in model.heads.items():
-        section = EvaluationSection() if config is None else config.heads[name].evaluation
+        section = model.sections.heads[name].evaluation
         mapping = (mappings or {}).get(name)
         classes = model.classes[name] if mapping is None else mapping.classes
         if section is None and mapping is not None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import pytorch_lightning as lightning
 
-from densevit.config import Config
 from densevit.errors import DensevitError
 from densevit.evaluation.metric_order import SKIPPED_IMAGES
 from densevit.interfaces import Batch, Evaluator, LossContext, Method, Predictions, image_id
@@ -36,12 +35,11 @@ class Validation:
 
     def __init__(
         self,
-        config: Config | None,
         method: Method,
         evaluators: Mapping[str, Evaluator] | None,
         mappings: Mapping[str, ClassMapping],
     ) -> None:
-        self._config, self._method, self._mappings, self._configured = config, method, mappings, evaluators
+        self._method, self._mappings, self._configured = method, mappings, evaluators
         self.evaluators: dict[str, Evaluator] = dict(evaluators or {})
         self.metrics: dict[str, float] = {}
         self.indices: dict[int | str, int] = {}
@@ -52,7 +50,7 @@ class Validation:
         self._model = model
         if self._configured is None:
             dataset = validation_dataset(trainer, model)
-            self._configured = self.evaluators = build_evaluators(model, self._config, dataset, self._method)
+            self._configured = self.evaluators = build_evaluators(model, dataset, self._method)
         for evaluator in self.evaluators.values():
             evaluator.reset()
         broadcast_buffers(model)  # processes have other statistics of batch norms after a step; the first's are saved

@@ -104,7 +104,7 @@ class EvaluationPlan:
         if record.medians and all(head.depth_type != "inverse_depth" for head in heads):
             record.warn_of_values(self.data.val_record().medians)
         with run_state(self.trainer.tf32):
-            evaluators = build_evaluators(self.model, self.model.config, self.data.val, mappings=self.mappings)
+            evaluators = build_evaluators(self.model, self.data.val, mappings=self.mappings)
             if self.trainer.compile and isinstance(self.model, DenseModel):
                 self.model.compile()
             module = DenseModule(self.model, None, evaluators, mappings=self.mappings)

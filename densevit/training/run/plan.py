@@ -102,7 +102,7 @@ class Plan:
         method: Method = registry.create("methods", config.method.name, model, options=options, where="method")
         check_method(method, model)
         data.use(method)
-        evaluators = build_evaluators(model, config, data.val, method)
+        evaluators = build_evaluators(model, data.val, method)
         metrics = check_monitor(config.trainer.monitor, evaluators, config.trainer.patience)
         check_callbacks(callbacks, metrics)
         batches = data.batches_per_epoch(trainer.world_size)

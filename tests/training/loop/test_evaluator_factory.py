@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from densevit import config as configs
 from densevit.config import Config
 from densevit.data.data_builder import build_data
 from densevit.data.loading.batch_sampler import collate
+from densevit.errors import ConfigError
 from densevit.losses.context import LossContext
-from densevit.training.loop.evaluator_factory import ValidationLoss
+from densevit.model import DenseModel
+from densevit.training.loop.evaluator_factory import ValidationLoss, build_evaluators
 from densevit.weights import model_file
+from tests.inference.own_parts import Accuracy, Halves, Labels, Net
 from tests.training.runs import rows
 
 SEGMENTATION = """
@@ -50,6 +54,62 @@ def test_the_metric_is_the_mean_loss_over_images_and_the_best_epoch_goes_by_it(t
     assert densevit.evaluate(run) == run.metrics
     data = {**configs.load(run.path).data.model_dump(), "batch_size": 5}  # does not depend on the batch either
     assert densevit.evaluate(run, data) == pytest.approx(run.metrics, rel=1e-6)
+
+
+# ---- a head's own evaluator ----
+
+
+def evaluated_by(evaluation: Any) -> DenseModel:
+    """A model of halves, whose head `x` has this section `evaluation`."""
+    torch.manual_seed(0)
+    return densevit.create_model(Net, {"x": {"name": Labels, "evaluation": evaluation}}, ["left", "right"])
+
+
+MODULE = "tests.inference.own_parts"
+EXPECTED: dict[str, tuple[Any, str, float]] = {  # the section, the metric, and per cent for 1
+    "class": (Accuracy, "x/accuracy", 1),
+    "class with options": ({"name": Accuracy, "per_cent": True}, "x/accuracy", 100),
+    "module:Class": ({"name": f"{MODULE}:Accuracy", "per_cent": True}, "x/accuracy", 100),
+    "instance": (Accuracy(["left", "right"], per_cent=True), "x/accuracy", 100),
+    "null": (None, "x/loss", 1),
+    "default": ({}, "x/mIoU", 1),
+}
+
+
+@pytest.mark.parametrize("form", EXPECTED)
+def test_every_model_is_evaluated_by_the_evaluator_of_its_head(form: str) -> None:
+    section, metric, _ = EXPECTED[form]
+    [evaluator] = build_evaluators(evaluated_by(section), Halves(2)).values()
+    assert metric == f"x/{evaluator.main}"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("form", EXPECTED)
+def test_every_call_that_evaluates_uses_the_evaluator_of_the_head(form: str, tmp_path: Path) -> None:
+    import pytorch_lightning as lightning
+
+    section, metric, factor = EXPECTED[form]
+    model, file, data = evaluated_by(section), tmp_path / "model.safetensors", Halves(3)
+    expected = densevit.evaluate(model, data)[metric]
+    if metric == "x/accuracy":
+        correct = []
+        for index in range(3):
+            sample = data[index]
+            correct.append((model.predict(sample["image"]).semantic == sample["targets"]["semantic"]).float().mean())
+        assert expected == pytest.approx(factor * float(sum(correct)) / 3)
+    densevit.save(model, file)
+    assert densevit.evaluate(densevit.load(file, trust=True), data)[metric] == expected
+    assert densevit.evaluate(densevit.load(file, model=evaluated_by(section)), data)[metric] == expected
+    if metric == "x/accuracy":
+        with pytest.raises(ConfigError, match=f"'{MODULE}:Accuracy' is named in this file.*trust=True"):
+            densevit.load(file)
+    module = densevit.DenseModule(model, {"lr": 1e-9})
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(accelerator="cpu", enable_model_summary=False, max_steps=1, **options)
+    trainer.validate(module, densevit.DenseDataModule(train=data, val=data), verbose=False)
+    assert metric in module.validation.metrics
+    keys = {"max_steps": 1, "lr": 1e-9, "batch_size": 3, "num_workers": 0, "accelerator": "cpu", "precision": "32"}
+    assert metric in densevit.fit(model, train=data, val=data, run_dir=tmp_path / "run", **keys).metrics
 
 
 # ---- the evaluator ----
