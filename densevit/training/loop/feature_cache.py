@@ -6,7 +6,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ _DIGEST = 16  # bytes that identify an image
 _FREE = 1 << 30  # bytes of the disk that stay free
 _LIMIT = 100 << 30  # bytes of all caches together
 _DAY = 86400  # seconds; a cache that was used since is not removed
+
+
+@contextmanager
+def cached_features(model: DenseModel, precision: str | None, images: int) -> Iterator[None]:
+    """Within it, the model reads features from a `FeatureCache` with these arguments, unless `precision` is None;
+    afterwards from its backbone, whose weights may change then."""
+    former = model.cache
+    if precision is not None:
+        model.cache = FeatureCache(model, precision, images)
+    try:
+        yield
+    finally:
+        model.cache = former
 
 
 class FeatureCache:

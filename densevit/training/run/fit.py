@@ -35,7 +35,7 @@ from densevit.training.callbacks.validation_interval import ValidationInterval
 from densevit.training.loop.data_module import DenseDataModule
 from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.ema import ExponentialMovingAverage
-from densevit.training.loop.feature_cache import FeatureCache
+from densevit.training.loop.feature_cache import cached_features
 from densevit.training.loop.finite_check import detect_anomaly
 from densevit.training.run.callbacks_and_loggers import build_loggers
 from densevit.training.run.folder import RunFolder
@@ -224,10 +224,9 @@ def run_callbacks(plan: Plan, folder: Path, best: BestModel, signals: StopSignal
 def _train(plan: Plan, module: DenseModule, folder: Path, signals: StopSignals) -> int:
     """Runs Lightning's training loop. Returns the number of the signal that stopped it; 0: none."""
     data = DenseDataModule(plan.data, batches_per_step=plan.config.trainer.accumulate)
-    if (precision := plan.config.backbone.cache) is not None:
-        plan.model.cache = FeatureCache(plan.model, precision, len(plan.data.train) + len(plan.data.val))
+    images = len(plan.data.train) + len(plan.data.val)
     try:
-        with signals:
+        with signals, cached_features(plan.model, plan.config.backbone.cache, images):
             path = None if plan.checkpoint is None else plan.checkpoint.path
             plan.trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except Stopped:

@@ -2,6 +2,7 @@
 
 import os
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import densevit
 from densevit.config import from_mapping
 from densevit.errors import ConfigError, DensevitError
 from densevit.training.loop import feature_cache
-from densevit.training.loop.feature_cache import FeatureCache
+from densevit.training.loop.feature_cache import FeatureCache, cached_features
 from tests.training.runs import checkpoint, interrupted_after, recorded, resume
 from tests.written_files import save_image
 
@@ -89,6 +90,18 @@ def test_a_model_reads_its_cache_and_hooks_see_the_backbone():
         same(part.features(images), expected, rtol=0, atol=1e-7)
         same([part(images)["s"]["logits"]], [model_of()(images)["s"]["logits"]], rtol=0, atol=1e-6)
     assert calls == [3, 3, 1] and "forward" not in vars(model.backbone)
+
+
+@pytest.mark.parametrize("error", [None, KeyError("images")])
+def test_a_model_reads_its_backbone_again_afterwards(error):
+    model, images = model_of(), torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    with pytest.raises(KeyError) if error else nullcontext(), cached_features(model, "fp16", 2):
+        assert isinstance(model.cache, FeatureCache)
+        model.features(images)
+        if error:
+            raise error
+    model.backbone.second.bias.data += 1
+    assert torch.equal(model.features(images)[1], model.backbone(model.normalise(images, images[:, 0] > 255))[1])
 
 
 def test_other_weights_options_images_and_precisions_have_other_features():
@@ -203,6 +216,23 @@ def test_runs_with_the_cache_have_the_losses_of_those_without_and_resumed_ones_r
     for name in {name for name in initial if name.startswith("backbone.")}:
         assert torch.equal(saved[name], initial[name])
         assert f"model.{name}" in checkpoint(first)["current_model_state"]
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("no_drawings")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trained_model_keeps_no_cache(fails, config, tmp_path):
+    from pytorch_lightning.callbacks import LambdaCallback
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk")
+
+    model = densevit.create_model(config["backbone"], config["heads"], ["a", "b"])
+    callbacks = [LambdaCallback(on_validation_start=fail)] if fails else []
+    keys = {f"data.{key}": value for key, value in config["data"].items()} | {"trainer.max_steps": 1}
+    with pytest.raises(OSError, match="disk") if fails else nullcontext():
+        densevit.fit(model, keys, callbacks=callbacks, run_dir=tmp_path / "run", accelerator="cpu", lr=1e-2)
+    assert model.cache is None
 
 
 def numbers(row: dict[str, str]) -> dict[str, float]:
