@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import densevit
+from densevit.config import EvaluationSection
 from densevit.data.transforms.default import DefaultTransforms
 from densevit.evaluation import tables_file
 from densevit.interfaces import Class, Evaluator
@@ -34,6 +35,8 @@ def bare(own: dict[str, float], kind: str = "detection") -> DenseModel:
     head: Any = SimpleNamespace(task=kind, target_types=None, predict=None)
     model.heads = {"cells": head}  # type: ignore[assignment]
     model.classes, model.score_thresholds = {"cells": CLASSES}, own
+    section: Any = SimpleNamespace(evaluation=EvaluationSection())
+    model.sections = SimpleNamespace(heads={"cells": section})  # type: ignore[assignment]
     return model
 
 
