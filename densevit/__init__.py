@@ -5,6 +5,7 @@ Importing densevit is cheap: each public name is imported when it is first used.
 
 import ast
 import importlib
+import random
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,13 @@ def __getattr__(name: str) -> Any:
             return importlib.import_module(f"densevit.{name}")
         raise AttributeError(f"module 'densevit' has no attribute {name!r}")
     module = str(_MODULE_OF[name])
-    if module.startswith("densevit."):
-        return globals().setdefault(name, getattr(importlib.import_module(module), name))
-    return globals().setdefault(name, importlib.import_module("densevit.registry").public_name(name))  # a plugin's
+    state = random.getstate()
+    try:
+        if module.startswith("densevit."):
+            return globals().setdefault(name, getattr(importlib.import_module(module), name))
+        return globals().setdefault(name, importlib.import_module("densevit.registry").public_name(name))  # a plugin's
+    finally:
+        random.setstate(state)  # rich draws random numbers when it is imported
 
 
 def __dir__() -> list[str]:

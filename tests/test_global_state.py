@@ -56,3 +56,9 @@ def test_the_process_is_as_before(action: Callable[[], None], cwd: Path, monkeyp
     before = global_state()
     action()
     assert [name for name in changed(before) if name != "torch"] == []  # a new model takes random numbers
+
+
+@pytest.mark.integration
+def test_the_first_use_of_a_public_name_draws_no_random_numbers() -> None:
+    code = "import random, densevit; state = random.getstate(); [getattr(densevit, x) for x in densevit.__all__]"
+    subprocess.run([sys.executable, "-c", f"{code}; assert random.getstate() == state"], check=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only  # noqa: PLC2701  # torch has no public name for it
 
 from densevit.data.loading.batch_sampler import collate
@@ -92,10 +92,9 @@ class ImageLoop:
         for read in block if self.compares_sizes else ():
             if read.sample is not None:
                 self.model.training_record.warn_of_size(image_size(read.sample))
-        with evaluation_mode(self.model):
-            for batch in self._batches(block):
-                samples = [read.sample for n in batch if (read := block[n]).sample is not None]
-                predictions.update(zip(batch, infer(self.model, samples), strict=True))
+        for batch in self._batches(block):
+            samples = [read.sample for n in batch if (read := block[n]).sample is not None]
+            predictions.update(zip(batch, infer(self.model, samples), strict=True))
         for n, read in enumerate(block):
             yield read._replace(result=self._result(read, predictions[n]), sample=None) if n in predictions else read
 
@@ -160,7 +159,7 @@ def _lower_priority() -> None:
 
 @torch.inference_mode()
 def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predictions]]:
-    """The predictions of each head for each image of a batch, on the CPU. The model must be in evaluation mode.
+    """The predictions of each head for each image of a batch, on the CPU.
 
     samples: images as resized for the model, of one padded size.
     """
@@ -169,19 +168,3 @@ def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predic
         batch[key] = batch[key].to(model.device)
     by_head = tree_map_only(Tensor, Tensor.cpu, model.infer(batch))
     return [{head: images[i] for head, images in by_head.items()} for i in range(len(samples))]
-
-
-@contextmanager
-def evaluation_mode(model: InferenceModel) -> Iterator[None]:
-    """Switches the model to evaluation mode and restores the mode of each of its modules afterwards."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    was_training, modes = model.training, {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for module, mode in modes.items():
-            module.training = mode

@@ -23,6 +23,7 @@ from densevit.interfaces import (
     Transforms,
 )
 from densevit.layers.precision import HALF, in_float32
+from densevit.layers.unchanged import evaluation_mode
 from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
 from densevit.model.batch_checks import check_partial_labels, check_step
@@ -110,7 +111,10 @@ class DenseModel(InferenceModel, nn.Module):
         self.register_buffer("std", span * std, persistent=False)
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
-        return super().with_heads(names).train(self.training)
+        part = super().with_heads(names)
+        for name in ("heads", "necks", "log_variances"):  # new modules, of parts whose modes stay
+            getattr(part, name).training = getattr(self, name).training
+        return part
 
     def _by_head(self) -> dict[str, Any]:
         parts = {"necks": self.necks, "log_variances": self.log_variances, "loss_weights": self.loss_weights}
@@ -316,7 +320,8 @@ class DenseModel(InferenceModel, nn.Module):
 
     @torch.no_grad()
     def infer(self, batch: Batch, references: Mapping[str, Transforms] | None = None) -> dict[str, list[Predictions]]:
-        """Computes each head's predictions on a batch, one per image, in original pixels, with the inference options.
+        """Computes each head's predictions on a batch, one per image, in original pixels, in evaluation mode and with
+        the inference options.
 
         Without any options, at the size of the training's evaluation, the result equals
         `predictions(self(batch), targets)`. references: replace `references`.
@@ -324,8 +329,9 @@ class DenseModel(InferenceModel, nn.Module):
         head_names(references or {}, self.heads, "infer: references")
         augmented = {name: options for name, options in self.inference.items() if not options.single_pass}
         plain = [name for name in self.heads if name not in augmented]
-        results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
-        results |= augmented_predictions(self, batch, augmented)
+        with evaluation_mode(self):
+            results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
+            results |= augmented_predictions(self, batch, augmented)
         return at_reference_size(
             without_duplicates({name: results[name] for name in self.heads}, self.inference),
             batch["targets"],

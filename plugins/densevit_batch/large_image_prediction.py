@@ -10,9 +10,10 @@ from torch import Tensor
 from densevit.data.datasets.depth_maps import file_types
 from densevit.drawing.draw import MAX_SIDE
 from densevit.errors import UnreadableFileError
-from densevit.inference.iterating import Predicted, evaluation_mode
+from densevit.inference.iterating import Predicted
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
+from densevit.layers.unchanged import evaluation_mode
 from densevit.model import DenseModel, InferenceModel
 from densevit.model.sliding_window import slide
 from densevit.model.streaming_resize import resized

@@ -10,6 +10,7 @@ from densevit.interfaces import Backbone, Batch, TokenBackbone
 from densevit.layers.attention import MultiHeadAttention
 from densevit.layers.mlp import FeedForward
 from densevit.layers.positions import sine_grid_2d
+from densevit.layers.unchanged import evaluation_mode
 from densevit_methods.patch_masks import (
     MaskedModelling,
     MaskToken,
@@ -160,9 +161,8 @@ def _embeds_patches_alone(backbone: Any) -> bool:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *size, generator=generator).to(next(backbone.parameters()))
     images[1, :, :patch, :patch] = images[0, :, :patch, :patch]
-    training = backbone.training
-    tokens = backbone.eval().encode(images, (depth,), False).last_blocks[depth].tokens
-    backbone.train(training)
+    with evaluation_mode(backbone):
+        tokens = backbone.encode(images, (depth,), False).last_blocks[depth].tokens
     cells = (size[0] // patch) * (size[1] // patch)
     alone, repeated = tokens[:, -cells]
     return torch.equal(alone, repeated)

@@ -26,6 +26,7 @@ from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.evaluator_factory import add_indices, build_evaluators, flat_metrics
 from densevit.training.loop.feature_cache import FeatureCache
 from densevit.training.run.config_checks import changed_images, check_model
+from densevit.training.run.process_state import kept_random_states
 from densevit.weights.pretrained_models import build_pretrained, warn_of
 from densevit.weights.resolving import read_files
 from densevit_probes.probe import Condition, Encode, EncodedImage, LastBatch, Probe, bootstrap_intervals
@@ -56,6 +57,7 @@ class ProbeResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@kept_random_states()
 def probe(
     backbone: str | Path | Section | nn.Module,
     protocol: str | Protocol,
@@ -96,7 +98,7 @@ def probe(
 
         module = as_backbone(copy.deepcopy(backbone))
     elif isinstance(backbone, Mapping):
-        name, section = str(backbone.get("name")), backbone
+        name, section = str(backbone.get("name")), copy.deepcopy(backbone)  # it may have a module
     else:
         name, section = backbone_section(str(backbone))
     start, config = time.perf_counter(), protocol.config(section)

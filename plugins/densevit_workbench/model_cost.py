@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.errors import DensevitError
 from densevit.interfaces import Batch
+from densevit.layers.unchanged import evaluation_mode
 from densevit.model.dense import DenseModel
 
 _aten = torch.ops.aten
@@ -45,12 +46,8 @@ def model_cost(model: DenseModel, size: tuple[int, int]) -> Cost:
                 f"the cost of this model cannot be counted from shapes alone ({error}). Fix: build it outside of "
                 "torch.device('meta'), so that it can run on a blank image."
             ) from error
-    training = [module for module in model.modules() if module.training]
-    try:
-        return _measured(model.eval(), size)
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model):
+        return _measured(model, size)
 
 
 def _on_meta(model: DenseModel) -> DenseModel:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
+from densevit.layers.unchanged import unchanged
 from densevit.model import DenseModel
 
 
@@ -11,8 +12,8 @@ def freeze_unused(model: DenseModel, method: Method) -> list[str]:
     """Freezes the parameters that receive no gradient, and returns their names. Distributed training would wait for
     their gradients.
 
-    Detects them by one step on blank images without labels, whose losses depend on every parameter in use. Weights,
-    running statistics and the random state stay unchanged.
+    Detects them by one step on blank images without labels, whose losses depend on every parameter in use. The model,
+    the method and the random state stay unchanged otherwise.
 
     method: the training method; its parameters are named `method.*`.
     """
@@ -21,18 +22,13 @@ def freeze_unused(model: DenseModel, method: Method) -> list[str]:
     if method.views > 1:
         blank["other_views"] = [_blank(model, height, width) for _ in range(method.views - 1)]
     both = nn.ModuleDict({"model": model, "method": method})
-    buffers = {name: buffer.clone() for name, buffer in both.named_buffers()}
-    with torch.random.fork_rng():
+    with unchanged(both), torch.random.fork_rng():
         losses = method.train().training_step(model.train(), blank, LossContext())
         torch.stack(list(losses.values())).sum().backward()
-    named = {name.removeprefix("model."): p for name, p in both.named_parameters()}
-    unused = [name for name, p in named.items() if p.requires_grad and p.grad is None]
-    for name, parameter in named.items():
-        parameter.grad = None
-        parameter.requires_grad_(parameter.requires_grad and name not in unused)
-    for name, buffer in both.named_buffers():
-        buffer.copy_(buffers[name])
-    return unused
+        unused = {name: p for name, p in both.named_parameters() if p.requires_grad and p.grad is None}
+    for parameter in unused.values():
+        parameter.requires_grad_(False)
+    return [name.removeprefix("model.") for name in unused]
 
 
 def _blank(model: DenseModel, height: int, width: int) -> Batch:

@@ -8,7 +8,7 @@ from densevit.data.datasets.depth_maps import file_types
 from densevit.data.io.image_names import drawing_names, image_names
 from densevit.drawing.drawn_samples import draw_extremes, draw_samples
 from densevit.evaluation import tables_file
-from densevit.inference.iterating import evaluation_mode, infer
+from densevit.inference.iterating import infer
 from densevit.interfaces import Head, Predictions
 from densevit.model import InferenceModel
 from densevit.targets.types import TargetTypes
@@ -36,8 +36,7 @@ def draw_images(
     classes = model.classes | {head: mapping.classes for head, mapping in mappings.items()}
 
     def predict(index: int) -> dict[str, Predictions]:
-        with evaluation_mode(model):
-            [predictions] = infer(model, [data.evaluated_sample(index)])
+        [predictions] = infer(model, [data.evaluated_sample(index)])
         for head, mapping in mappings.items():
             predictions[head] = mapping.applied(predictions[head], TargetTypes(types.get(head)))
         return predictions

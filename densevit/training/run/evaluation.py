@@ -1,6 +1,5 @@
 """Evaluation of a model on validation data, for `densevit.evaluate` and `densevit evaluate`."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from densevit.data.data_splits import DataSplits
 from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError
 from densevit.evaluation.overrides import evaluation_overrides
-from densevit.inference.iterating import evaluation_mode
 from densevit.inference.model_loading import load
 from densevit.interfaces import Batch, Class, Dataset, Predictions
+from densevit.layers.unchanged import unchanged
 from densevit.model import DenseModel, InferenceModel, unwrapped
 from densevit.training.callbacks.training_progress import EvaluationProgress
 from densevit.training.loop.data_checks import check_channels
@@ -26,7 +25,6 @@ from densevit.training.loop.dense_module import DenseModule
 from densevit.training.loop.evaluator_factory import build_evaluators
 from densevit.training.loop.model_class_mapping import ClassMapping, labelled_heads, map_classes
 from densevit.training.loop.trainer import build_trainer, processes
-from densevit.training.loop.training_precision import CASTING
 from densevit.training.loop.validation_loop import Validation
 from densevit.training.run.fit import Run
 from densevit.training.run.process_state import run_state
@@ -103,7 +101,7 @@ class EvaluationPlan:
         record, heads = self.model.training_record, self.model.heads.values()
         if record.medians and all(head.depth_type != "inverse_depth" for head in heads):
             record.warn_of_values(self.data.val_record().medians)
-        with run_state(self.trainer.tf32):
+        with run_state(self.trainer.tf32), unchanged(self.model):  # Lightning erases gradients and moves the model
             evaluators = build_evaluators(self.model, self.data.val, mappings=self.mappings)
             if self.trainer.compile and isinstance(self.model, DenseModel):
                 self.model.compile()
@@ -154,17 +152,7 @@ def evaluate(
         splits = build_data(source)
     else:
         raise ConfigError("evaluate: the model has no config, so no data. Fix: pass data={'name': ..., ...}.")
-    trainer = _trainer(model, overrides)
-    if trainer.precision in CASTING and isinstance(model, DenseModel):
-        model = copy.deepcopy(model)  # Lightning casts the weights of its model
-    plan = EvaluationPlan.of(model, splits, trainer, classes)
-    device = model.device
-    try:
-        with evaluation_mode(model):
-            return plan.run().metrics
-    finally:
-        if isinstance(model, DenseModel):
-            model.to(device)  # Lightning moves the model to the CPU
+    return EvaluationPlan.of(model, splits, _trainer(model, overrides), classes).run().metrics
 
 
 def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:

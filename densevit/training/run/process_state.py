@@ -35,12 +35,6 @@ def run_state(tf32: bool) -> Iterator[None]:
     numbers, rich's console and the environment."""
     cudnn, console = torch.backends.cudnn, get_console()
     states: list[tuple[Callable[[Any], Any], Any]] = [
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),
-        (torch.set_rng_state, torch.get_rng_state()),
-        (torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        if torch.cuda.is_initialized()
-        else (torch.cuda.manual_seed_all, torch.initial_seed()),  # `torch.manual_seed` sets both
         (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
         (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32),
         (torch.set_flush_denormal, not bool(torch.tensor(1e-38) * 0.1)),
@@ -48,7 +42,7 @@ def run_state(tf32: bool) -> Iterator[None]:
         (partial(setattr, console, "__dict__"), vars(console)),  # rich replaces the dict
         (_restore_environment, dict(os.environ)),
     ]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), kept_random_states():
         for name, level in _LOGGERS.items():
             logging.getLogger(name).setLevel(level)
         if not sys.warnoptions:
@@ -63,6 +57,24 @@ def run_state(tf32: bool) -> Iterator[None]:
         finally:
             for restore, state in states:
                 restore(state)
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Restores the random states of Python, NumPy and torch at the end, also after an error."""
+    states: list[tuple[Callable[[Any], Any], Any]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+        (torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        if torch.cuda.is_initialized()
+        else (torch.cuda.manual_seed_all, torch.initial_seed()),  # `torch.manual_seed` sets both
+    ]
+    try:
+        yield
+    finally:
+        for restore, state in states:
+            restore(state)
 
 
 @contextmanager

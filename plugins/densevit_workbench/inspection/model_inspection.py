@@ -15,6 +15,7 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import DensevitError
 from densevit.inference.array_inputs import as_sample
 from densevit.inference.model_loading import load
+from densevit.layers.unchanged import evaluation_mode
 from densevit.model import DenseModel, unwrapped
 from densevit.paths import user_path
 from densevit_workbench.inspection import attention_measures, inspection_page
@@ -89,17 +90,12 @@ def inspect_model(
         batch[key] = batch[key].to(device)
     backbone = InspectedPart("backbone", dense.backbone, inspectors)
     heads = {name: InspectedPart(f"heads.{name}", head, inspectors) for name, head in dense.heads.items()}
-    training = dense.training
-    dense.eval()
-    try:
-        with recorded_attention(dense) as recorded, ExitStack() as hooks:
-            for part in (backbone, *heads.values()):
-                for handle in part.hooks():
-                    hooks.callback(handle.remove)
-            outputs = dense(batch)
-    finally:
-        dense.train(training)
-    predictions = dense.predictions(outputs, batch["targets"])
+    with evaluation_mode(dense), recorded_attention(dense) as recorded, ExitStack() as hooks:
+        for part in (backbone, *heads.values()):
+            for handle in part.hooks():
+                hooks.callback(handle.remove)
+        outputs = dense(batch)
+        predictions = dense.predictions(outputs, batch["targets"])
 
     embeddings = backbone.positions()
     inspection.similarity = None if embeddings is None else attention_measures.position_similarity(embeddings.cpu())
