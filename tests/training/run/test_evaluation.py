@@ -46,6 +46,15 @@ def test_evaluate_takes_overrides_of_the_evaluator_as_the_command(run: Any, tmp_
         densevit.evaluate(run, overrides=["heads.surfaces.width=8"])
 
 
+def test_evaluation_in_half_precision_keeps_the_weights(run: Any) -> None:
+    """Which Lightning casts; the next step of a training needs them as they were."""
+    model = run.model.with_config(configs.with_overrides(run.model.config, {"trainer.precision": "bf16-true"}))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    densevit.evaluate(model)
+    assert_same(before, model.state_dict())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.integration
 def test_a_model_of_no_config_needs_data_of_its_classes() -> None:
     section = {"name": "scenes", "image_size": 32, "batch_size": 2, "num_workers": 0, "val_length": 3}
