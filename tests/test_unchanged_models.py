@@ -24,7 +24,7 @@ from tests.small_models import FourMaps
 
 
 class Dropped(FourMaps):
-    """Draws random numbers in training mode, and fails where it is told to."""
+    """Draws random numbers in training mode, and fails if `fails` is set."""
 
     fails = False
 
