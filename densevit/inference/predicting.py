@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from densevit.data.transforms.sample_resizing import EvaluationTransform
@@ -69,8 +69,8 @@ def _thresholds(model: InferenceModel, threshold: Threshold | None) -> dict[str,
     by_head = {**scores} if isinstance(scores, Mapping) else dict.fromkeys(model.heads, scores)
     head_names(by_head, model.heads, "predict: threshold")
     for score in by_head.values():
-        number = _plain(score)
-        if not isinstance(number, Real) or not 0 <= number <= 1:
+        number: Any = _plain(score)
+        if not isinstance(number, int | float) or not 0 <= number <= 1:
             raise DensevitError(
                 f"predict: threshold is {score}; a score from 0 to 1 for all images, or a dict of scores by head, "
                 "is expected."
@@ -83,8 +83,8 @@ def _focals(model: InferenceModel, focal: Any) -> float | list[float | None] | N
     model without a canonical camera."""
     focal = _plain(focal)
     is_list = isinstance(focal, list | tuple)
-    focals = [_plain(value) for value in focal] if is_list else [focal]
-    are_valid = all(value is None or (isinstance(value, Real) and 0 < value < math.inf) for value in focals)
+    focals: list[Any] = [_plain(value) for value in focal] if is_list else [focal]
+    are_valid = all(value is None or (isinstance(value, int | float) and 0 < value < math.inf) for value in focals)
     if focal is not None and not (model.canonical_focals and are_valid):
         raise DensevitError(
             f"predict: focal is {focal}; a number of pixels above 0, or a list of one per image, for a head with "

@@ -64,14 +64,14 @@ def _expect(valid: bool, problem: str) -> None:
 def check_step(targets: Any, batches: int | None) -> None:
     """Raises DataError unless the targets of an optimiser step are one list per batch of one dict per image, and
     `batches` is None or at least 1."""
-    of_images = "a list of dicts, one per image, with `size`"
+    expected = "a list of dicts, one per image, with `size`"
     fix = 'Fix: loss_context([batch["targets"] for batch in batches]).'
     if not isinstance(targets, Sequence) or not targets or not (batches is None or batches >= 1):
         number = "" if batches is None else f" and batches={batches}"
         raise DataError(f"loss_context: targets is {described(targets)}{number}; at least 1 batch is expected. {fix}")
     for index, batch in enumerate(targets):
         if not isinstance(batch, Sequence) or not all(isinstance(target, Mapping) for target in batch):
-            raise DataError(f"loss_context: targets[{index}] is {described(batch)}; {of_images}, is expected. {fix}")
+            raise DataError(f"loss_context: targets[{index}] is {described(batch)}; {expected}, is needed. {fix}")
 
 
 def check_partial_labels(name: str, head: Head | type[Head]) -> None:

@@ -76,7 +76,6 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     "pages.pages_are_short": [
         ({"docs/a.md": "# A\n"}, "docs/a.md", "# A", "# A" + "\n" * 250, "docs/a.md:1: the page has 251 lines"),
         ({f"docs/{i}.md": "# A\n" for i in range(49)}, "docs/49.md", "", "# A\n", "docs:1: docs/ has 50 pages"),
-        ({"README.md": "# A\n"}, "README.md", "\n", ("word " * 100 + "\n\n") * 8, "docs:1: README.md has 801 words"),
     ],
     "pages.commands_are_in_blocks_that_run": [
         ({"docs/a.md": "```bash\ndensevit train x\n```\n"}, "docs/a.md", "bash", "text", "docs/a.md:1: a command in a")

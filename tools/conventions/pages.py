@@ -7,7 +7,6 @@ from tools.conventions.tree import Problem, Tree, line_at
 
 MAX_LINES = 250  # of a page
 MAX_WORDS = 120  # of a paragraph, list item or table cell
-MAX_WORDS_OF = {"README.md": 800, "docs/(?!development/)": 35_500, "docs/": 52_600}  # by how paths begin; with code
 MAX_PAGES = 49  # of docs/ itself: its folders have the reference, notebooks and pages for developers
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^ *(`{3,})(\w*)[^\n]*\n(.*?)^ *\1$", re.MULTILINE | re.DOTALL)
@@ -16,24 +15,18 @@ RUN = ("python", "bash", "yaml", "ini")  # tests/docs/test_code_blocks.py runs b
 
 
 def pages_are_short(tree: Tree) -> Iterator[Problem]:
-    """At most 250 lines a page and 120 words a paragraph, list item or cell, and few pages and words in all."""
+    """At most 250 lines a page and 120 words a paragraph, list item or cell, and few pages."""
     pages = [page for page in tree.pages() if re.fullmatch(r"docs/[^/]+", page)]
     if len(pages) > MAX_PAGES:
         yield Problem("docs", 1, f"docs/ has {len(pages)} pages", f"at most {MAX_PAGES}: merge pages")
-    words = dict.fromkeys(MAX_WORDS_OF, 0)
     for page in tree.pages():
         text = IMAGE.sub("", tree.text(page))
-        for part in words:
-            words[part] += len(text.split()) if re.match(part, page) else 0
         if (lines := text.count("\n")) > MAX_LINES:
             yield Problem(page, 1, f"the page has {lines} lines", f"at most {MAX_LINES}: shorten it or split it")
         for passage in PASSAGE.split(BLOCK.sub("", text)):
             if (count := len(passage.split())) > MAX_WORDS:
                 line = tree.line_of(page, passage.strip().partition("\n")[0])
                 yield Problem(page, line, f"a passage of {count} words", f"at most {MAX_WORDS}: divide it")
-    for part, count in words.items():
-        if count > MAX_WORDS_OF[part]:
-            yield Problem("docs", 1, f"{part} has {count:,} words", f"at most {MAX_WORDS_OF[part]:,}: shorten pages")
 
 
 def commands_are_in_blocks_that_run(tree: Tree) -> Iterator[Problem]:

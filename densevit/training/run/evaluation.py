@@ -138,21 +138,24 @@ def evaluate(
     """
     if isinstance(model, str | Path | Run):
         model = model.model if isinstance(model, Run) else load(model)
-    model = unwrapped(model, "evaluate")
-    model = _overridden(model, overrides) if overrides else model
+    evaluated: InferenceModel = unwrapped(model, "evaluate")
+    if overrides:
+        evaluated = _overridden(evaluated, overrides)
     if not isinstance(data, Config | DataSection | Mapping | str | Path | None):  # resized as the training's data
-        resizing = model.training_data.model_dump(include={"image_size", "transforms"}) if model.training_data else {}
+        resizing = (
+            evaluated.training_data.model_dump(include={"image_size", "transforms"}) if evaluated.training_data else {}
+        )
         splits = build_data(resizing, val=data)
     elif isinstance(data, str | Path):
-        trained = model.training_data
-        changes = evaluation_overrides({"data": str(data)}, trained, model)
+        trained = evaluated.training_data
+        changes = evaluation_overrides({"data": str(data)}, trained, evaluated)
         values = {} if trained is None else trained.model_dump()
         splits = build_data(configs.section("data", values, "evaluate", changes))
-    elif (source := data or model.config or model.training_data) is not None:
+    elif (source := data or evaluated.config or evaluated.training_data) is not None:
         splits = build_data(source)
     else:
         raise ConfigError("evaluate: the model has no config, so no data. Fix: pass data={'name': ..., ...}.")
-    return EvaluationPlan.of(model, splits, _trainer(model, overrides), classes).run().metrics
+    return EvaluationPlan.of(evaluated, splits, _trainer(evaluated, overrides), classes).run().metrics
 
 
 def _overridden(model: InferenceModel, overrides: Overrides) -> InferenceModel:

@@ -123,6 +123,8 @@ def test_weights_in_half_precision_are_not_trained_as_if_in_full(dtype: torch.dt
     with pytest.raises(ConfigError, match=rf"precision is 32, but .* weights in {name}.* Fix: model\.float\(\)"):
         densevit.fit(model, data=SCENES, max_steps=1, precision="32", run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
 def depth_folder(root: Path, metres: float, suffix: str, unit: float) -> str:
     """Images of one depth. unit: the metres per unit of the files."""
     for part in ("images", "labels"):

@@ -98,8 +98,8 @@ class MaskHead(nn.Module):
         convolution = self.first.convolution  # projected features are convolved once per image, not once per mask
         weight, own_weight = convolution.weight.split([self.width, attention.shape[1]], dim=1)
         shared = F.conv2d(projected, weight, convolution.bias, padding=1)
-        own = F.conv2d(attention.to(projected.dtype), own_weight, padding=1)  # fp32 with a bias of positions
-        x = shared.index_select(0, image) + own
+        each_mask = F.conv2d(attention.to(projected.dtype), own_weight, padding=1)  # fp32 with a bias of positions
+        x = shared.index_select(0, image) + each_mask
         x = self.blocks[0](F.relu(self.first.norm(x)))
         for wanted, level, adapter, block in zip(STRIDES, self.levels, self.adapters, self.blocks[1:], strict=True):
             if level is not None:
