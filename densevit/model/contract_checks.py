@@ -1,12 +1,14 @@
 """Checks that backbone and heads of a model fit together."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from densevit.errors import ConfigError, PluginError, counted
-from densevit.interfaces import Backbone, Head, TokenBackbone
+from densevit.interfaces import Backbone, Head, Neck, TokenBackbone
 from densevit.targets.types import TargetTypes
 
 
@@ -44,14 +46,66 @@ def check_number_of_classes(name: str, head: Head) -> None:
             )
 
 
-def check_features(backbone: Backbone, features: Any) -> None:
-    """Raises PluginError unless features are a list of maps (B, C, h, w) with the backbone's `channels`."""
+def check_features(where: str, part: Backbone | Neck, features: Any, size: Sequence[int], divisor: int = 1) -> None:
+    """Raises PluginError unless features are a list of maps (B, C, h, w) with the `channels` and `strides` of a
+    backbone or a neck.
+
+    where: the part's place in the model, for messages. size: (H, W) of the padded images. divisor: see `check_grids`.
+    """
+    channels, strides = [*part.channels], [*part.strides]
     if isinstance(features, Sequence):
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in features]
-        if [shape[1] if len(shape) == 4 else None for shape in shapes] == [*backbone.channels]:
+        actual = [shape[1] if len(shape) == 4 else None for shape in shapes]
+        if actual == channels and len(strides) == len(channels):
+            check_grids(where, part, [shape[2:] for shape in shapes], strides, size, divisor)
             return
-    actual = f"features of shapes {shapes}" if isinstance(features, Sequence) else f"a {type(features).__name__}"
+    returned = f"features of shapes {shapes}" if isinstance(features, Sequence) else f"a {type(features).__name__}"
     raise PluginError(
-        f"backbone {type(backbone).__name__}: its forward returned {actual}; its channels are "
-        f"{[*backbone.channels]}, so a list of {len(backbone.channels)} maps (B, C, h, w) is expected."
+        f"{where} {type(part).__name__}: its forward returned {returned}; its channels are {channels} and its strides "
+        f"{strides}, so a list of {len(channels)} maps (B, C, h, w) is expected."
     )
+
+
+def check_grids(
+    where: str, part: nn.Module, grids: Sequence[Any], strides: Sequence[int], size: Sequence[int], divisor: int = 1
+) -> None:
+    """Raises PluginError unless the grids (h, w) of the features are ceil(H / stride) x ceil(W / stride) cells.
+
+    Sizes are compared on the host; symbols of a trace are not compared. divisor: grids may also be those of images that
+    are padded to a multiple of it, whose cells a neck upsamples.
+    """
+    sides = [*size, *chain.from_iterable(grids)]
+    if torch.compiler.is_compiling() or not all(isinstance(side, int) for side in sides):
+        return
+    canvas = [cells * divisor for cells in _grid(size, divisor)]
+    for level, (grid, stride) in enumerate(zip(grids, strides, strict=True)):
+        least, most = _grid(size, stride), _grid(canvas, stride)
+        if not (least[0] <= grid[0] <= most[0] and least[1] <= grid[1] <= most[1]):
+            actual = [_stride(size, grid) for grid in grids]
+            raise PluginError(
+                f"{where} {type(part).__name__}: level {level} of its features has {grid[0]} x {grid[1]} cells for "
+                f"images of {size[0]} x {size[1]} pixels; with its stride {stride}, of {[*strides]}, {least[0]} x "
+                f"{least[1]} are expected. Fix: "
+                + (
+                    "return maps of ceil(H / stride) x ceil(W / stride) cells, by padding or resampling."
+                    if None in actual
+                    else f"set its strides to {actual}."
+                )
+            )
+
+
+def _grid(size: Sequence[int], stride: int) -> list[int]:
+    return [-(-side // stride) for side in size]
+
+
+def _stride(size: Sequence[int], grid: Sequence[int]) -> int | None:
+    """The likeliest stride of a grid (h, w), rounded up or down, on images (H, W): one that divides both sides, or a
+    power of 2; None if no stride fits."""
+
+    def unlikely(stride: int) -> tuple[bool, bool, int]:
+        return any(side % stride for side in size), stride & (stride - 1) != 0, stride
+
+    pairs = [*zip(size, grid, strict=True)]
+    strides = range(1, max(size) + 1)
+    fitting = [s for s in strides if all(side // s <= cells <= -(-side // s) for side, cells in pairs)]
+    return min(fitting, key=unlikely, default=None)

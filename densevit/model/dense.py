@@ -28,7 +28,12 @@ from densevit.losses.context import LossContext, step_context
 from densevit.model.augmented_inference import augmented_predictions
 from densevit.model.batch_checks import check_partial_labels, check_step
 from densevit.model.compiling import compile_regions
-from densevit.model.contract_checks import check_features, check_last_blocks, check_number_of_classes
+from densevit.model.contract_checks import (
+    check_features,
+    check_grids,
+    check_last_blocks,
+    check_number_of_classes,
+)
 from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.fingerprint import fingerprint
 from densevit.model.freezing import frozen_modules
@@ -184,7 +189,9 @@ class DenseModel(InferenceModel, nn.Module):
         else:
             backbone_output = BackboneOutput((self.cache or self.backbone)(images), {})
         if None in counts:
-            check_features(self.backbone, backbone_output.features)
+            check_features("backbone", self.backbone, backbone_output.features, images.shape[-2:])
+        for blocks in backbone_output.last_blocks.values():
+            check_grids("backbone", self.backbone, [blocks.grid], self.backbone.strides[-1:], images.shape[-2:])
         return backbone_output
 
     def head_inputs(
@@ -206,13 +213,16 @@ class DenseModel(InferenceModel, nn.Module):
             return features
         neck: Any = self.necks[head]
         if not neck.needs_images:
-            return neck(features, padding_mask)
-        if images is None:
+            inputs = neck(features, padding_mask)
+        elif images is None:
             raise PluginError(
                 f"heads.{head}.neck ({type(neck).__name__}) needs the images. Fix: model.head_inputs(head, features, "
                 'padding_mask, batch["images"]); an export of heads alone takes another neck.'
             )
-        return neck(features, padding_mask, self.neck_images(images, padding_mask).to(features[-1].dtype))
+        else:
+            inputs = neck(features, padding_mask, self.neck_images(images, padding_mask).to(features[-1].dtype))
+        check_features(f"heads.{head}.neck", neck, inputs, padding_mask.shape[-2:], max(self.backbone.strides))
+        return cast("list[Tensor]", inputs)
 
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """`normalised` with the model's buffers, in the dtype of the backbone's parameters."""

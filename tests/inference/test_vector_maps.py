@@ -20,7 +20,7 @@ from tests.model.small_models import inferred
 class Pixels(small_models.Pixels):
     """The pixels, 0 ... 1."""
 
-    strides, mean, std = (4,), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    size_divisor, mean, std = 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class Normals(DenseHead):

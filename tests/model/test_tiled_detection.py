@@ -18,9 +18,9 @@ CLASSES = tuple(Class(str(i), i, (0, 0, 0)) for i in range(1, 4))
 
 
 class Pixels(small_models.Pixels):
-    """The pixels, 0 ... 255, in cells of 4."""
+    """The pixels, 0 ... 255, padded to multiples of 4."""
 
-    strides, mean, std = (4,), (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
+    size_divisor, mean, std = 4, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
 
 
 class Oracle(Head):
@@ -112,7 +112,7 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
 def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     sizes = dict(num_queries=9, transformer=Transformer(16, 2, 1, 1, 16))
     model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
-    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
+    model.backbone.strides, model.backbone.forward = (4,), lambda images: [images[..., ::4, ::4] / 255]
     image = torch.randint(0, 256, (3, 41, 54), dtype=torch.uint8)
     targets = {"size": (41, 54), "original_size": (60, 70)}
     batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)

@@ -19,6 +19,7 @@ from densevit.data.datasets.scan_cache import cache_folder
 from densevit.errors import ConfigError, DensevitError
 from densevit.model import DenseModel
 from densevit.model.backbone_digest import as_bytes, backbone_digest
+from densevit.model.contract_checks import check_features
 
 _DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 _DIGEST = 16  # bytes that identify an image
@@ -90,6 +91,7 @@ class FeatureCache:
         keys = [_identity(image) for image in images]
         if missing := [i for i, key in enumerate(keys) if key not in self._rows]:
             computed = self._backbone(images[missing])
+            check_features("backbone", self._backbone, computed, images.shape[-2:])
             if not self._written:
                 self._make_room(sum(x[0].numel() for x in computed) * self._dtype.itemsize)
             self._append([keys[i] for i in missing], computed, images.shape[-2:])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import densevit
 from densevit.config import from_mapping
-from densevit.errors import ConfigError, DensevitError
+from densevit.errors import ConfigError, DensevitError, PluginError
 from densevit.training.loop import feature_cache
 from densevit.training.loop.feature_cache import FeatureCache, cached_features
 from tests.training.runs import checkpoint, interrupted_after, recorded, resume
@@ -37,6 +37,12 @@ class Counted(densevit.Backbone):
         Counted.images += len(images)
         x = F.leaky_relu(self.norm(self.first(images)), self.slope)
         return [x, self.second(F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)))]
+
+
+class Coarser(Counted):
+    """Claims a stride of 32 that is 16."""
+
+    strides = (8, 32)
 
 
 class Random(Counted):
@@ -167,6 +173,13 @@ def test_errors_are_one_line(name, fault, message, monkeypatch):
     with pytest.raises(DensevitError, match=message) as error:
         computed(model_of(name=name), torch.randn(4, 3, 32, 32))
     assert "\n" not in str(error.value)
+
+
+def test_features_of_other_strides_are_not_stored(folder):
+    for _ in range(2):
+        with pytest.raises(PluginError, match=r"Coarser: level 1 .* Fix: set its strides to \[8, 16\]"):
+            computed(model_of(name="Coarser"), torch.randn(4, 3, 32, 64))
+    assert not [*folder.glob("*/*")]
 
 
 # ---- whole runs ----
