@@ -24,6 +24,7 @@ from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
 from densevit.model import InferenceModel
+from densevit.model.nan_check import nan_checked
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
 _NICE = 10  # about a ninth of a core's time while the main thread uses it
@@ -79,6 +80,7 @@ class ImageLoop:
                 return Predicted(image)
             with _one_at_a_time if isinstance(image, Image.Image) else nullcontext():
                 sample = as_sample(image, number, self.model.channels)
+                sample["targets"]["image_id"] = _source(image) or number
                 if self.model.canonical_focals:
                     focal = self.focal[number] if isinstance(self.focal, Sequence) else self.focal
                     sample["targets"] |= focal_target(image, number, focal)
@@ -128,6 +130,13 @@ class ImageLoop:
         )
 
 
+def _source(image: Any) -> str | None:
+    """The path, with the frame of a video, or the URL of an image; None for other inputs."""
+    if isinstance(image, ListedImage):
+        return f"{image.path}" if image.frame is None else f"{image.path}, frame {image.frame}"
+    return str(image) if isinstance(image, str | os.PathLike) else None
+
+
 def read_ahead(images: Iterable[Any], size: int, read: Callable[[Any], Any]) -> Iterator[list[Any]]:
     """Yields blocks of `size` results of `read`; threads read the next block meanwhile."""
     stream = iter(images)
@@ -166,5 +175,6 @@ def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predic
     batch = collate(samples, model.size_divisor, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.device)
-    by_head = tree_map_only(Tensor, Tensor.cpu, model.infer(batch))
+    with nan_checked(model):
+        by_head = tree_map_only(Tensor, Tensor.cpu, model.infer(batch))
     return [{head: images[i] for head, images in by_head.items()} for i in range(len(samples))]

@@ -40,6 +40,7 @@ from densevit.model.freezing import frozen_modules
 from densevit.model.head_inference import inference_of
 from densevit.model.inference_model import InferenceModel
 from densevit.model.meta_device import unsaved_buffers
+from densevit.model.nan_check import NanCheck
 from densevit.model.normalisation import imagenet_normalised, normalised
 from densevit.model.part_sections import LossWeight, sections_of_parts
 from densevit.model.running_checks import RunningChecks
@@ -96,6 +97,7 @@ class DenseModel(InferenceModel, nn.Module):
         }
         self.checked: set[Any] = set()  # the kinds of values of targets that are already checked
         self.running_checks = RunningChecks()
+        self.unread_nan_checks: list[NanCheck] = []  # of the last `infer`, for `nan_checked`
         self.cache: Callable[[Tensor], list[Tensor]] | None = None  # gives the feature maps in place of the backbone
         self.loss_weights = {name: (loss_weights or {}).get(name, 1.0) for name in heads}
         learned = [name for name, weight in self.loss_weights.items() if weight == "learned"]
@@ -114,6 +116,10 @@ class DenseModel(InferenceModel, nn.Module):
         mean, std = (torch.tensor(values, dtype=exact)[:, None, None] for values in (backbone.mean, backbone.std))
         self.register_buffer("mean", self.range_low + span * mean, persistent=False)
         self.register_buffer("std", span * std, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
 
     def with_heads(self, names: Collection[str]) -> "DenseModel":
         part = super().with_heads(names)
@@ -334,14 +340,12 @@ class DenseModel(InferenceModel, nn.Module):
         the inference options.
 
         Without any options, at the size of the training's evaluation, the result equals
-        `predictions(self(batch), targets)`. references: replace `references`.
+        `predictions(self(batch), targets)`. references: replace `references`. Raises WeightsError if the outputs have
+        NaN: on the CPU; on other devices at the end of the surrounding `nan_checked`.
         """
         head_names(references or {}, self.heads, "infer: references")
-        augmented = {name: options for name, options in self.inference.items() if not options.single_pass}
-        plain = [name for name in self.heads if name not in augmented]
         with evaluation_mode(self):
-            results = self.predictions(self(batch, plain), batch["targets"]) if plain else {}
-            results |= augmented_predictions(self, batch, augmented)
+            results = self._inferred(NanCheck(self, batch, self._inferred), batch)
         return at_reference_size(
             without_duplicates({name: results[name] for name in self.heads}, self.inference),
             batch["targets"],
@@ -349,6 +353,13 @@ class DenseModel(InferenceModel, nn.Module):
             self.references if references is None else references,
             self.canonical_focals,
         )
+
+    def _inferred(self, model: Any, batch: Batch) -> dict[str, list[Predictions]]:
+        """The predictions before duplicates are removed. model: this model, called through a `NanCheck`."""
+        augmented = {name: options for name, options in self.inference.items() if not options.single_pass}
+        plain = [name for name in self.heads if name not in augmented]
+        results = self.predictions(model(batch, plain), batch["targets"]) if plain else {}
+        return results | augmented_predictions(model, batch, augmented)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "DenseModel":
         before = {name: getattr(self, name) for name in ("range_low", "range_high", "mean", "std")}

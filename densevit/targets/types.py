@@ -74,10 +74,10 @@ def _registered(key: str, target_class: type[TargetType]) -> TargetType:
 def above_threshold(
     predictions: Mapping[str, Any], threshold: float | None, types: Mapping[str, TargetType]
 ) -> dict[str, Any]:
-    """Removes objects whose score is below the threshold."""
+    """Removes objects whose score is below the threshold. NaN is kept, so that it is seen."""
     if threshold is None or "scores" not in predictions:
         return dict(predictions)
-    return with_objects(predictions, predictions["scores"] >= threshold, types)
+    return with_objects(predictions, ~(predictions["scores"] < threshold), types)
 
 
 def with_objects(predictions: Mapping[str, Any], keep: Tensor, types: Mapping[str, TargetType]) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from densevit.data.datasets.depth_maps import file_types
 from densevit.drawing.draw import MAX_SIDE
-from densevit.errors import UnreadableFileError
+from densevit.errors import UnreadableFileError, WeightsError
 from densevit.inference.iterating import Predicted
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
 from densevit.layers.unchanged import evaluation_mode
 from densevit.model import DenseModel, InferenceModel
+from densevit.model.nan_check import NanCheck
 from densevit.model.sliding_window import slide
 from densevit.model.streaming_resize import resized
 from densevit.model.test_time_augmentation import ConcatenatedMaps, window_grid
@@ -71,6 +72,8 @@ def predict_large(image: ImageFile, output: OutputFolder) -> Predicted:
             pixels = opened.decimated(step)
     except UnreadableFileError as error:
         return Predicted(image, error=error)
+    except WeightsError as error:
+        raise WeightsError(f"{image.file_name}: {error}") from None
     by_head = model.classes, output.thresholds, file_types(model)
     return LargePredicted(image, pixels, Result(pixels, (height, width), decimated, *by_head))
 
@@ -85,7 +88,8 @@ def predict_strips(model: DenseModel, image: Tensor, head: str, rows: int) -> It
     see `streams_maps`.
     """
     options, size = model.inference[head], (image.shape[1], image.shape[2])
-    maps, window, stride = ConcatenatedMaps(model, [head], options), options.window_sides, options.strides
+    check: Any = NanCheck(model)
+    maps, window, stride = ConcatenatedMaps(check, [head], options), options.window_sides, options.strides
     assert window is not None and stride is not None
     layer = maps.heads[head]
     zoom = zoom_of(size, size, model.references[head]) if head in model.references else 1.0
@@ -95,6 +99,7 @@ def predict_strips(model: DenseModel, image: Tensor, head: str, rows: int) -> It
         for strip in resized(slide(image, window, stride, grid, maps, flip, options.batch_size), size, size):
             values = {key: part[0] for key, part in layer.read_maps(strip[None]).items()}
             new = {key: value.cpu() for key, value in without_zoom(values, layer.target_types, zoom).items()}
+            check.read()
             buffer = {key: torch.cat([buffer.get(key, x[..., :0, :]), x], dim=-2) for key, x in new.items()}
             while min(x.shape[-2] for x in buffer.values()) >= rows:
                 yield {key: x[..., :rows, :] for key, x in buffer.items()}

@@ -20,6 +20,7 @@ from densevit.model import DenseModel, InferenceModel, create_head
 from densevit.model.duplicate_boxes import without_duplicates
 from densevit.model.head_inference import inference_of
 from densevit.model.meta_device import built_on_meta
+from densevit.model.nan_check import has_nan
 from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import at_reference_size
 from densevit.weights import model_file
@@ -118,6 +119,13 @@ class Engine(InferenceModel):
             prefix = f"{name}/" if len(self.file.header["heads"]) > 1 else ""
             head_outputs = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
             outputs[name] = {key: torch.from_numpy(np.array(value)) for key, value in head_outputs.items()}
+            for key, value in outputs[name].items():
+                if has_nan(value):
+                    raise WeightsError(
+                        f"{self.file.path}: heads.{name}: output {prefix + key!r} is NaN for image "
+                        f"{target.get('image_id', 0)!r}. Fix: predict with the model of the file, which names the "
+                        "first layer with NaN; export it in float32 if layers overflow in float16."
+                    )
         return outputs
 
     def _predictions(self, outputs: Mapping[str, Outputs], target: Targets) -> dict[str, Predictions]:

@@ -21,6 +21,7 @@ from densevit.evaluation.metric_order import error_metrics
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Backbone, Batch, Evaluator, image_id
 from densevit.model import DenseModel, build_from_sections, classes_by_head
+from densevit.model.nan_check import nan_checked
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.evaluator_factory import add_indices, build_evaluators, flat_metrics
@@ -199,7 +200,8 @@ def _evaluated(
             model.cache = features(cache)
             for change, by_name in zip(changes, evaluators[condition], strict=True):
                 changed = change(batch)
-                predictions = model.infer(changed, {}) if heads else {}
+                with nan_checked(model):
+                    predictions = model.infer(changed, {}) if heads else {}
                 images = _read(scored, encode, changed, model.backbone.strides[-1])[1]
                 for i, truth in enumerate(truths):
                     for name, evaluator in by_name.items():

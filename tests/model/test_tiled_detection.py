@@ -112,7 +112,8 @@ def test_windows_are_of_the_resized_image_and_boxes_of_the_original():
 def test_an_image_that_fits_into_a_window_is_predicted_in_one_pass():
     sizes = dict(num_queries=9, transformer=Transformer(16, 2, 1, 1, 16))
     model = DenseModel(Pixels(), {"detection": Detr((3,), (4,), CLASSES, **sizes)}).eval()
-    model.backbone.strides, model.backbone.forward = (4,), lambda images: [images[..., ::4, ::4] / 255]
+    model.backbone.strides = (4,)
+    model.backbone.forward = lambda images: [images[..., ::4, ::4] / 255]
     image = torch.randint(0, 256, (3, 41, 54), dtype=torch.uint8)
     targets = {"size": (41, 54), "original_size": (60, 70)}
     batch = collate([{"image": torch.nn.functional.pad(image, (0, 10, 0, 3)), "targets": targets}], 4)

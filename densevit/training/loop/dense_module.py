@@ -17,6 +17,7 @@ from densevit.config import OptimSection
 from densevit.errors import head_names
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
 from densevit.model import DenseModel, InferenceModel, check_batch, unwrapped
+from densevit.model.nan_check import nan_checked
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
@@ -263,7 +264,8 @@ class DenseModule(lightning.LightningModule):
         self.validation.start(self.trainer, self.eval_model)
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> dict[str, list[Predictions]]:
-        return self.validation.add(self.trainer, batch, dataloader_idx)
+        with nan_checked(self.validation.predicting):
+            return self.validation.add(self.trainer, batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         scatter(self.model)

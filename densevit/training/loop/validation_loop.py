@@ -58,7 +58,7 @@ class Validation:
         self._seen: dict[int, int] = {}  # number of images by index of the loader
         self._by_loss = [n for n in model.heads if isinstance(self.evaluators.get(n), ValidationLoss)]
         # Heads that are validated by their loss may not implement `predict`.
-        self._predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
+        self.predicting = model.with_heads(set(model.heads) - set(self._by_loss)) if self._by_loss else model
 
     def add(self, trainer: lightning.Trainer, batch: Batch, loader_index: int) -> dict[str, list[Predictions]]:
         """Adds a batch to the evaluators, without repeated images. Returns the predictions by head.
@@ -66,7 +66,7 @@ class Validation:
         Raises DataError for two images of a loader with the same id.
         """
         self._skipped.add(batch)
-        model = self._predicting
+        model = self.predicting
         # the evaluation of a run is the reference of its zooms
         outputs = model.infer(batch, {} if trainer.state.fn == "fit" else None) if model.heads else {}
         for name, mapping in self._mappings.items():
