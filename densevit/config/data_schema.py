@@ -65,7 +65,6 @@ def folder_name(plugin: str, root: Any) -> str:
 class DataSection(OpenSection):
     """The data set, its loader and augmentation, and the data set's options, such as `root`."""
 
-    plugin_keys = ("train", "val")
     name: PluginName
     """A plugin's name or `module:Class`."""
     val_split: str = "val"

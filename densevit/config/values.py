@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -157,9 +157,8 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """A section with fixed keys and a plugin's options. plugin_keys: the fixed keys that belong to its plugin too."""
+    """A section with fixed keys and a plugin's options."""
 
-    plugin_keys: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="before")
