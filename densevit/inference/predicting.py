@@ -58,7 +58,9 @@ def iterate(
     transforms = model.resize
     evaluation = None if transforms is None else EvaluationTransform(transforms)
     size = requested_size(image_size, options, model)
-    is_whole = size is None and all(section.window is None for section in model.inference.values())
+    is_whole = (
+        size is None and not model.resizes and all(section.window is None for section in model.inference.values())
+    )
     loop = ImageLoop(model, transform_to(size, evaluation), thresholds, batch_size, skip, focal, is_whole)
     return loop(images, warns=options.get("window") is not None)
 
