@@ -46,7 +46,7 @@ NAMED = (
     ("data", "final_phase", "transforms"),
 )  # sections that may be a name alone
 
-OF_NAME: dict[Key, tuple[str, ...]] = {("data",): ("train", "val")}  # fixed keys that another `name` loses too
+PLUGIN_KEYS: dict[Key, tuple[str, ...]] = {("data",): ("train", "val")}  # fixed keys that another `name` loses too
 
 
 class SingleKeys(dict[str, Any]):
@@ -133,7 +133,7 @@ def _merged(
     section = section_type(annotation)
     is_other = "name" in upper and (upper["name"] != lower.get("name") or (*path, "name") in replaces)
     if section is not None and issubclass(section, OpenSection) and is_other:
-        fields = section.model_fields.keys() - {*OF_NAME.get(path, ())}
+        fields = section.model_fields.keys() - {*PLUGIN_KEYS.get(path, ())}
         lower = {key: lower[key] for key in lower if key in fields}  # not the other plugin's options
     for alternatives in ALTERNATIVES.get(path, ()):
         if any(upper.get(key) is not None and upper[key] is not False for key in alternatives):

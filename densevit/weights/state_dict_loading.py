@@ -199,8 +199,8 @@ def _carried_state(module: nn.Module, state: Mapping[str, Tensor], match: StateD
         prefix = path and f"{path}."
         part = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
         if (carried := owner.carried_state(part)) is not None:
-            state = {key: x for key, x in state.items() if not key.startswith(prefix)}
-            state |= {f"{prefix}{key}": x for key, x in carried[0].items()}
+            remaining = {key: x for key, x in state.items() if not key.startswith(prefix)}
+            state = remaining | {f"{prefix}{key}": x for key, x in carried[0].items()}
             match.notes.append(f"{carried[1].replace(WARNING, f'{WARNING}{path or type(owner).__name__}: ')}.")
     return state
 
