@@ -9,15 +9,16 @@ from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from densevit import config as configs
 from densevit.atomic_io import replaced_file
 from densevit.config import DataSection, LoraSection, ModelSections, yaml_io
-from densevit.errors import DensevitError, WeightsError, check_format, one_line
+from densevit.errors import DensevitError, WeightsError, check_format, listed, one_line
 from densevit.interfaces import Backbone, Class, Licences
 from densevit.model import DenseModel, InferenceModel, build_from_sections
 from densevit.model.lora import merged_state
+from densevit.model.meta_device import built_on_meta
 from densevit.model.part_sections import name_classes
 from densevit.model.training_record import TrainingRecord
 from densevit.paths import user_path
@@ -45,7 +46,8 @@ def save(
     step: the training step. further: further entries of the header. If the model has no heads, writes a file as
     `save_backbone` does.
 
-    Warns of objects that the file cannot hold, and of `with_resize`.
+    Warns of objects that the file cannot hold, of layers that are not those of the config, and of `with_resize`.
+    Raises WeightsError for quantised layers.
     """
     sections = sections_of(model)
     for key, why in configs.unwritten(sections.model_dump()) if step is None else ():  # a run has them at its start
@@ -68,7 +70,35 @@ def save(
             step,
         )
     state = merged_state(model.state_dict() if state is None else state, sections.backbone.lora)
-    write(state, {**entries(model, sections), **_step(step), **further}, user_path(path))
+    values = entries(model, sections)
+    if not step and (changed := _changed_layers(model, state, values)):
+        warnings.warn(
+            f"{path}: the model has other layers than its config builds: {listed(changed)}. Fix: to load the file, "
+            "change a model in the same way, and densevit.load(FILE, model=model).",
+            stacklevel=3,
+        )
+    write(state, {**values, **_step(step), **further}, user_path(path))
+
+
+def _changed_layers(model: DenseModel, state: Mapping[str, Tensor], values: Mapping[str, str]) -> list[str]:
+    """The names of layers of other classes, and of tensors of other shapes, than those of the model that `load` would
+    build from a header; none if it cannot be built. state: the model's, without adapters."""
+    try:
+        sections, classes, *_ = described(values, "model", trust=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            built = built_on_meta(lambda: build_from_sections(sections, classes, pretrained=False))
+    except Exception:  # a constructor's, of parts that a file cannot hold
+        return []
+    kinds, shapes = _layers(model), {name: getattr(value, "shape", ()) for name, value in state.items()}
+    built_kinds, built_shapes = _layers(built), {name: value.shape for name, value in built.state_dict().items()}
+    layers = [name for name in kinds | built_kinds if kinds.get(name) is not built_kinds.get(name)]
+    tensors = [name for name in shapes | built_shapes if shapes.get(name) != built_shapes.get(name)]
+    return [*(layers if sections.backbone.lora is None else ()), *tensors]
+
+
+def _layers(module: nn.Module) -> dict[str, type[nn.Module]]:
+    return {name: type(layer) for name, layer in module.named_modules()}
 
 
 def sections_of(model: InferenceModel) -> ModelSections:
@@ -123,6 +153,12 @@ def save_backbone(
 
 def write(state: Mapping[str, Tensor], values: Mapping[str, Any], path: Path) -> None:
     """Writes a safetensors file with these entries of the header."""
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path}: {key} is a {type(value).__name__} and no tensor, as in quantised layers. Fix: save the model "
+                "before quantisation; densevit.export(model, 'model.onnx', int8=images) writes an int8 file."
+            )
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     memory = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
     copied = {  # tied weights, which the format refuses

@@ -292,6 +292,51 @@ def rewrite(path, **entries) -> None:
     save_file(load_file(path), path, metadata=entries)
 
 
+def with_four_channels(model: DenseModel) -> str:
+    model.backbone.conv1 = nn.Conv2d(4, 64, 7, 2, 3, bias=False)
+    return "backbone.conv1.weight"
+
+
+def with_other_activation(model: DenseModel) -> str:
+    model.backbone.relu = nn.GELU()
+    return "backbone.relu"
+
+
+def with_weight_norm(model: DenseModel) -> str:
+    nn.utils.parametrizations.weight_norm(model.backbone.conv1)
+    return "backbone.conv1, "
+
+
+@pytest.mark.parametrize("change", [with_four_channels, with_other_activation, with_weight_norm])
+@pytest.mark.parametrize("of_modules", [True, False])
+def test_layers_that_were_changed_are_named_when_a_model_is_saved(change, of_modules: bool, tmp_path: Path) -> None:
+    """The file would not load, or would load with the layers of the config and predict something else."""
+    backbone = densevit.create_backbone("resnet", depth=18) if of_modules else {"name": "resnet", "depth": 18}
+    model, file = densevit.create_model(backbone, "linear", ["a", "b"]), tmp_path / "model.safetensors"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        densevit.save(model, file)
+    name = change(model)
+    with pytest.warns(UserWarning, match=rf"other layers than its config builds: {name}.*load\(FILE, model=model\)"):
+        densevit.save(model, file)
+    assert densevit.load(file, model=model).fingerprint() == model.fingerprint()
+
+
+class Packed(nn.Module):
+    """Has a state that is no tensor, as torch's quantised layers."""
+
+    def get_extra_state(self) -> Any:
+        return torch.qint8
+
+
+def test_a_quantised_model_is_an_error_with_the_fix(tmp_path: Path) -> None:
+    model = densevit.create_model({"name": "vit", "variant": "nano"}, "linear", ["a", "b"])
+    model.backbone.add_module("packed", Packed())
+    message = r"backbone\.packed\._extra_state is a dtype and no tensor, .*Fix: save the model before quantisation"
+    with pytest.warns(UserWarning, match="other layers"), pytest.raises(WeightsError, match=message):
+        densevit.save(model, tmp_path / "model.safetensors")
+
+
 def test_another_format_version_is_one_line_wherever_weights_are_read(saved):
     path = saved[1]
     rewrite(path, format_version="1")
