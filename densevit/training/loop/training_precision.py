@@ -10,8 +10,6 @@ from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, 
 
 from densevit.layers.fast.hardware import supports_bf16
 
-CASTING = ("bf16-true", "64")  # values of `trainer.precision` that cast the weights
-
 
 class CastsModelOnly(Precision):
     """Casts the model only. Images stay uint8 until the model normalises them, targets are never cast, and tensors

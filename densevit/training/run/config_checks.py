@@ -18,7 +18,8 @@ from densevit.model.meta_device import built_on_meta
 from densevit.model.model_factory import backbone_from
 from densevit.training.loop.data_checks import check_learnable, check_required_targets
 from densevit.training.loop.evaluator_factory import METHOD, flat_metrics
-from densevit.training.loop.training_precision import CASTING
+
+CASTING = ("bf16-true", "64")  # values of `trainer.precision` that cast the weights
 
 
 def check_model(config: Config, data: DataSplits, model: DenseModel) -> None:
