@@ -23,8 +23,7 @@ from densevit.inference.array_inputs import ListedImage, as_sample, focal_target
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
-from densevit.model import InferenceModel
-from densevit.model.nan_check import nan_checked
+from densevit.model import InferenceModel, nan_checked
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
 _NICE = 10  # about a ninth of a core's time while the main thread uses it

@@ -15,11 +15,13 @@ from densevit.model.model_factory import (
     kinds_of,
     tasks_of,
 )
+from densevit.model.nan_check import NanCheck, nan_checked
 from densevit.model.wrappers import unwrapped
 
 __all__ = [
     "DenseModel",
     "InferenceModel",
+    "NanCheck",
     "Threshold",
     "backbone_from",
     "build_backbone",
@@ -30,6 +32,7 @@ __all__ = [
     "create_neck",
     "inference_by_head",
     "kinds_of",
+    "nan_checked",
     "replace_layers",
     "tasks_of",
     "unwrapped",

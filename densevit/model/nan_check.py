@@ -89,13 +89,13 @@ class NanCheck:
         ids = [target["image_id"] for target in targets or (self.batch or {"targets": []})["targets"]]
         tensors = chain(self.model.named_parameters(), self.model.named_buffers())
         names = [name for name, x in tensors if has_nan(x)]
-        of_images = f" for image {listed(map(repr, ids), 16, ' ...')}" if ids else ""
+        images_text = f" for image {listed(map(repr, ids), 16, ' ...')}" if ids else ""
         first = f", first in the output of {layers[0]}" if layers else ""
         reason = "No weight is NaN. Fix: compute in float32, as a layer overflows in float16; or check the pixels."
         if names:
             reason = f"Weights are NaN: {listed(names, 3)}. Fix: load other weights, or train again."
         return WeightsError(
-            f"{', '.join(f'heads.{name}' for name in heads)}: outputs are NaN{of_images}{first}. {reason}"
+            f"{', '.join(f'heads.{name}' for name in heads)}: outputs are NaN{images_text}{first}. {reason}"
         )
 
 

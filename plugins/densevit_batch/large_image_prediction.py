@@ -14,8 +14,7 @@ from densevit.inference.iterating import Predicted
 from densevit.inference.result import Result
 from densevit.interfaces import DenseHead, Predictions
 from densevit.layers.unchanged import evaluation_mode
-from densevit.model import DenseModel, InferenceModel
-from densevit.model.nan_check import NanCheck
+from densevit.model import DenseModel, InferenceModel, NanCheck
 from densevit.model.sliding_window import slide
 from densevit.model.streaming_resize import resized
 from densevit.model.test_time_augmentation import ConcatenatedMaps, window_grid

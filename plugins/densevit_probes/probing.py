@@ -20,8 +20,7 @@ from densevit.errors import DataError, DensevitError
 from densevit.evaluation.metric_order import error_metrics
 from densevit.inference.model_loading import device_of
 from densevit.interfaces import Backbone, Batch, Evaluator, image_id
-from densevit.model import DenseModel, build_from_sections, classes_by_head
-from densevit.model.nan_check import nan_checked
+from densevit.model import DenseModel, build_from_sections, classes_by_head, nan_checked
 from densevit.training.loop.data_checks import check_channels
 from densevit.training.loop.device_transfer import on_device
 from densevit.training.loop.evaluator_factory import add_indices, build_evaluators, flat_metrics

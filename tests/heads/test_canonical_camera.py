@@ -57,7 +57,7 @@ def test_predictions_follow_the_focal_length(name, tmp_path):
     with pytest.raises(DataError, match=r"b\.png' has no focal length.*--focal PIXELS, predict\(focal=PIXELS\)"):
         model.predict(tmp_path / "b.png")
     for wrong, focal in ((plain, 500.0), (model, 0.0)):
-        with pytest.raises(DensevitError, match="focal is .*; a number of pixels above 0, for a head with camera: can"):
+        with pytest.raises(DensevitError, match="focal is .*; a number of pixels above 0, or a list of one per image"):
             wrong.predict(IMAGE, focal=focal)
 
 

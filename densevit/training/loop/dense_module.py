@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 from densevit.config import OptimSection
 from densevit.errors import head_names
 from densevit.interfaces import Batch, Evaluator, LossContext, Losses, Method, OptimizerStep, Predictions
-from densevit.model import DenseModel, InferenceModel, check_batch, unwrapped
-from densevit.model.nan_check import nan_checked
+from densevit.model import DenseModel, InferenceModel, check_batch, nan_checked, unwrapped
 from densevit.model.parameter_groups import ParameterRate
 from densevit.training.loop.budget import Budget
 from densevit.training.loop.checkpoint_entries import entries, restore, restore_random_state
