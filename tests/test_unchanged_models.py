@@ -282,7 +282,9 @@ CALLS: dict[str, Call] = {
     "model.predictions": Call(lambda model, _: read(model, "predictions")),
     "model.save": Call(lambda model, folder: model.save(folder / "m.safetensors")),
     "model.to_empty": Call(
-        lambda model, _: model.to_empty(device="cpu"), ("parameters", "buffers", "attributes"), "empties the tensors"
+        lambda model, _: model.to_empty(device="cpu"),
+        ("parameters", "gradients", "buffers", "attributes"),
+        "empties all tensors",
     ),
     "model.train": Call(lambda model, _: model.train(), ("modes",), "sets the modes"),
     "model.with_config": Call(lambda model, _: model.with_config(model.sections)),

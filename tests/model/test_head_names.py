@@ -1,5 +1,6 @@
 """Names of heads are exact and known, in every public argument that takes them."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +32,7 @@ OTHERS = {  # arguments that do not name heads of a model
 PLUGINS = (densevit.Head, densevit.DenseHead, densevit.Evaluator, densevit.TargetType)
 
 
-def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+def _public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     """The functions of `densevit`, and the methods of its classes and of `InferenceModel`, without plugins' bases."""
     public = {name: getattr(densevit, name) for name in densevit.__all__} | {"InferenceModel": InferenceModel}
     for name, value in public.items():
@@ -43,13 +44,19 @@ def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
                     yield f"{name}.{key}", method
 
 
-FUNCTIONS = dict(public_functions())
-ARGUMENTS = [
-    (name, parameter)
-    for name, function in FUNCTIONS.items()
-    for parameter in inspect.signature(function).parameters
-    if parameter in NAMES and parameter not in OTHERS.get(name, ())
-]
+@functools.cache
+def public_functions() -> dict[str, Callable[..., Any]]:
+    """They are found when a test runs, because some of their modules take seconds to import."""
+    return dict(_public_functions())
+
+
+def arguments() -> list[tuple[str, str]]:
+    return [
+        (name, parameter)
+        for name, function in public_functions().items()
+        for parameter in inspect.signature(function).parameters
+        if parameter in NAMES and parameter not in OTHERS.get(name, ())
+    ]
 
 
 def model_of() -> DenseModel:
@@ -70,7 +77,7 @@ def called(name: str, **arguments: Any) -> Any:
     }  # fmt: skip
     if name == "create_model":
         arguments["heads"] = {name: {"name": "linear_depth"} for name in model.heads}
-    function = FUNCTIONS[name]
+    function = public_functions()[name]
     if name.endswith("__init__"):
         function = getattr(densevit, name.partition(".")[0])
     parameters = inspect.signature(function).parameters.values()
@@ -78,17 +85,22 @@ def called(name: str, **arguments: Any) -> Any:
     return function(**{**{key: known[key] for key in required if key not in arguments}, **arguments})
 
 
-@pytest.mark.parametrize(("name", "parameter"), ARGUMENTS)
-def test_an_unknown_name_is_an_error_with_the_names_of_the_heads(name: str, parameter: str):
+def test_an_unknown_name_is_an_error_with_the_names_of_the_heads(subtests: pytest.Subtests):
+    for name, parameter in arguments():
+        with subtests.test(name=name, parameter=parameter):
+            check_unknown_name(name, parameter)
+
+
+def check_unknown_name(name: str, parameter: str) -> None:
     value: Any = "dept" if parameter == "head" else ["dept"] if parameter in SEQUENCES else {"dept": 0.5}
     with pytest.raises(ConfigError, match=rf"{parameter} has the (key|name) 'dept', which .* 'depth'.* Known: depth"):
         called(name, **{parameter: value})
 
 
 def test_the_walk_finds_the_arguments():
-    assert {parameter for _, parameter in ARGUMENTS} == {*NAMES}
+    assert {parameter for _, parameter in arguments()} == {*NAMES}
     for name, parameters in OTHERS.items():
-        assert {*parameters} <= inspect.signature(FUNCTIONS[name]).parameters.keys()
+        assert {*parameters} <= inspect.signature(public_functions()[name]).parameters.keys()
 
 
 @pytest.mark.parametrize("names", ["depth", ["depth"], {"depth": 1}])
