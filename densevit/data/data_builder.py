@@ -6,7 +6,7 @@ from typing import Any
 
 from densevit.config import Config, DataSection, section
 from densevit.data.data_splits import DataSplits
-from densevit.interfaces import Dataset
+from densevit.interfaces import Dataset, Size
 
 DataSource = Config | DataSection | Mapping[str, Any] | str | Path
 """A config; or its section `data`, as a mapping, or a section's file such as configs/data/coco.yaml."""
@@ -14,16 +14,16 @@ DataSource = Config | DataSection | Mapping[str, Any] | str | Path
 
 def build_data(
     data: DataSource,
-    size_divisor: int = 32,
+    size_divisor: int | Size = 32,
     seed: int | None = None,
     train: Dataset | None = None,
     val: Dataset | None = None,
 ) -> DataSplits:
     """Returns the data of a config or of its section `data`. Each split is built on first use.
 
-    size_divisor: batches are padded to multiples of it. seed: the seed of order and augmentation; None: the config's,
-    or else 0. train, val: data sets that replace the section's splits; its `name` may then be left out. Raises
-    ConfigError and PluginError for a wrong option.
+    size_divisor: batches are padded to multiples of it, or at least to a size (h, w). seed: the seed of order and
+    augmentation; None: the config's, or else 0. train, val: data sets that replace the section's splits; its `name`
+    may then be left out. Raises ConfigError and PluginError for a wrong option.
 
     Example:
         >>> data = densevit.build_data({"name": "scenes", "image_size": 64})

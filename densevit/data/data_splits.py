@@ -36,7 +36,7 @@ from densevit.data.transforms.sample_resizing import (
 )
 from densevit.data.transforms.transform_builder import build_training_transform, build_transforms
 from densevit.errors import ConfigError
-from densevit.interfaces import Class, Dataset, Method, Sample, Transforms
+from densevit.interfaces import Class, Dataset, Method, Sample, Size, Transforms
 from densevit.layers.padding import padded
 from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import create_transforms
@@ -55,7 +55,7 @@ class DataSplits:
     by `data.val_split`. Building one raises PluginError for a wrong option and DataError for wrong files.
     """
 
-    def __init__(self, section: DataSection, seed: int, size_divisor: int) -> None:
+    def __init__(self, section: DataSection, seed: int, size_divisor: int | Size) -> None:
         self.section, self.seed, self.size_divisor = section, seed, size_divisor
         self.val_transform = build_transforms(section)[1]
         self.views = 1
@@ -143,8 +143,8 @@ class DataSplits:
         """The target keys that training images are labelled with."""
         return tuple(self.train.provides)
 
-    def padded_to(self, size_divisor: int, val_transform: EvaluationTransform | None = None) -> "DataSplits":
-        """Returns a copy that pads batches to multiples of `size_divisor`. It shares the splits that are already built.
+    def padded_to(self, size_divisor: int | Size, val_transform: EvaluationTransform | None = None) -> "DataSplits":
+        """Returns a copy that pads batches to `size_divisor`. It shares the splits that are already built.
 
         val_transform: the evaluation transform of the copy; None keeps this one.
         """

@@ -23,6 +23,7 @@ from densevit.inference.array_inputs import ListedImage, as_sample, focal_target
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
+from densevit.layers.padding import padded
 from densevit.model import InferenceModel, nan_checked
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
@@ -105,7 +106,8 @@ class ImageLoop:
         for n, read in enumerate(block):
             if read.sample is None:
                 continue
-            size = tuple(-(-side // self.model.size_divisor) for side in read.sample["image"].shape[1:])
+            height, width = read.sample["image"].shape[1:]
+            size = padded((height, width), self.model.size_divisor)
             waiting.setdefault(size, []).append(n)
             if len(waiting[size]) == self.batch_size:
                 yield waiting.pop(size)

@@ -22,8 +22,9 @@ class Backbone(nn.Module, Recorded):
     channels, strides: one per feature, fine to coarse; strides in input pixels.
     mean, std: normalisation per channel, of values in 0 ... 1; the model applies it before the backbone.
     image_channels: the channels of the images, which the model takes over; set where a model is built.
-    input_size: (H, W), only for architectures with a fixed input size.
+    input_size: (H, W), only for architectures with a fixed input size, to which models pad smaller images.
     size_divisor: models pad heights and widths to multiples of this; None: the coarsest stride.
+    black_padding: padding is black before normalisation; False: it has the mean colour, which is 0 afterwards.
     licences: the licences of published weights that the constructor loads, by source.
 
     Example:
@@ -42,6 +43,7 @@ class Backbone(nn.Module, Recorded):
     image_channels: Channels = RGB
     input_size: tuple[int, int] | None = None
     size_divisor: int | None = None
+    black_padding: bool = False
     licences: Mapping[str, Licences] = MappingProxyType({})
 
     def forward(self, images: Tensor) -> list[Tensor]:

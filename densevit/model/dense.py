@@ -233,7 +233,8 @@ class DenseModel(InferenceModel, nn.Module):
     def normalise(self, images: Tensor, padding_mask: Tensor) -> Tensor:
         """`normalised` with the model's buffers, in the dtype of the backbone's parameters."""
         dtypes = (p.dtype for p in self.backbone.parameters() if p.is_floating_point())
-        pixels = normalised(images, padding_mask, self.channels, self.range_low, self.range_high, self.mean, self.std)
+        statistics = (self.range_low, self.range_high, self.mean, self.std)
+        pixels = normalised(images, padding_mask, self.channels, *statistics, self.backbone.black_padding)
         return pixels.to(next(dtypes, pixels.dtype))
 
     def neck_images(self, images: Tensor, padding_mask: Tensor) -> Tensor:

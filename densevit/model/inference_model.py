@@ -18,6 +18,7 @@ from densevit.interfaces import (
     Head,
     Licences,
     Predictions,
+    Size,
     TargetType,
     Transforms,
 )
@@ -142,10 +143,10 @@ class InferenceModel:
         return torch.device("cpu")
 
     @property
-    def size_divisor(self) -> int:
+    def size_divisor(self) -> int | Size:
         """Heights and widths are padded to multiples of this: the backbone's `size_divisor`, or else its coarsest
-        stride; 1 with a fixed `input_size`."""
-        return 1 if self.backbone.input_size else self.backbone.size_divisor or max(self.backbone.strides)
+        stride. With a fixed `input_size` it is this size, to which smaller images are padded."""
+        return self.backbone.input_size or self.backbone.size_divisor or max(self.backbone.strides)
 
     @property
     def default_thresholds(self) -> dict[str, float]:

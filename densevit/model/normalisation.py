@@ -16,9 +16,10 @@ def normalised(
     range_high: Tensor,
     mean: Tensor,
     std: Tensor,
+    black_padding: bool = False,
 ) -> Tensor:
     """Normalises images (B, C, H, W) by mean and std, both (C, 1, 1) in units of the images. Padding (B, H, W) becomes
-    exactly 0.
+    exactly 0, the mean colour, or with `black_padding` the normalised `range_low`.
 
     For channels other than 8-bit RGB, clips values to range_low ... range_high and sets NaN to 0, the mean. Computes in
     float32 at least.
@@ -29,6 +30,8 @@ def normalised(
     pixels = (pixels - mean) / std
     if channels.dtype == "float32":
         pixels = pixels.nan_to_num(nan=0.0)
+    if black_padding:
+        return torch.where(padding_mask[:, None], (range_low - mean) / std, pixels)
     return pixels.masked_fill_(padding_mask[:, None], 0.0)
 
 

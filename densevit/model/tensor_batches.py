@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from densevit.channels import Channels
 from densevit.errors import DataError
-from densevit.interfaces import Batch, Head, Targets
+from densevit.interfaces import Batch, Head, Size, Targets
+from densevit.layers.padding import padded
 from densevit.model.running_checks import RunningChecks
 from densevit.model.target_checks import TargetChecks, described
 from densevit.targets.pixel_maps import PixelMap
@@ -28,11 +29,11 @@ class SupportsTensors(Protocol):
     running_checks: RunningChecks
 
     @property
-    def size_divisor(self) -> int: ...
+    def size_divisor(self) -> int | Size: ...
 
 
 def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None) -> Batch:
-    """A batch of images (B, C, H, W), padded to the model's size divisor, with their targets; a batch stays as it is.
+    """A batch of images (B, C, H, W), padded to the model's `size_divisor`, with their targets; a batch stays as it is.
 
     images: pixels of the channels' type; for 8-bit RGB also floats from 0 to 1. targets: masks (B, H, W), depth (B, H,
     W), or a list of dicts with `boxes`, `labels`, ...; None: none. Raises DataError for images of another type or range
@@ -64,7 +65,8 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
     if is_scaled and images.numel():
         model.running_checks.update("images", _negated_low_and_high(images), _check_range)
     height, width = images.shape[2:]
-    outside = (0, -width % model.size_divisor, 0, -height % model.size_divisor)
+    padded_height, padded_width = padded((height, width), model.size_divisor)
+    outside = (0, padded_width - width, 0, padded_height - height)
     mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
     pixels = images.float() * 255 if is_scaled else images
     if any(outside):

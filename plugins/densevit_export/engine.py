@@ -155,6 +155,13 @@ class Engine(InferenceModel):
                 f"{self.file.path}: takes images of {fixed} pixels only, and this one has {actual} pixels after the "
                 f"evaluation transform. Fix: export with --resize (ONNX), so that the file resizes images itself."
             )
+        canvas = None if self.resizes else self.file.header.get("canvas")
+        if canvas is not None and (size[0] > canvas[0] or size[1] > canvas[1]):
+            most, actual = ("x".join(map(str, sides)) for sides in (canvas, size))
+            raise DensevitError(
+                f"{self.file.path}: takes images of at most {most} pixels; this one has {actual} pixels after the "
+                "evaluation transform. Fix: resize it, or predict with the exported model."
+            )
         return size
 
 

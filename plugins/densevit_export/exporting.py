@@ -100,7 +100,8 @@ def export(
     `predict`, for int8 calibration after the comparison; None: float32. Warns if int8 is no faster than float32 on this
     CPU, and if a main metric loses more than 0.01. main_metrics: names, with whether lower is better; None: the first
     metric of each head, where higher is better. canvas: (h, w) that the file pads images to, where all sizes inside the
-    model are constants; None: the config's canvas, or the next multiple of the coarsest stride.
+    model are constants; None: the backbone's `input_size`, the config's canvas, or the model's
+    `size_divisor`.
 
     Raises DensevitError, and leaves no file, if an output differs by more than 1e-4 of its range, with `half` by more
     than `HalfPrecision.limit`.
@@ -148,7 +149,7 @@ def _half_precision(
     """Selects the precision of each block (`half_precision.measured`). Returns the precisions and the traced graph
     without resizing."""
     begin(f"measuring blocks in {half}")
-    graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size(resize=False)
+    graph, size = ExportedGraph(plan.traced.model, plan.graph.canvas).eval(), plan.traced_size
     program = files.traced(graph, size)
     return measured(graph, program, size, half), program
 
@@ -164,7 +165,7 @@ def _write(
     if half is not None:
         precision, program = _half_precision(plan, half, begin)
         header = {**header, "half": precision.as_json()}
-    size = plan.traced_size(plan.options.resize)
+    size = plan.traced_size
     rewrite = files.unchanged if precision is None else precision.set_types
     if plan.thresholds is None:
         program = None if plan.options.resize else program

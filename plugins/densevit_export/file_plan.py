@@ -9,6 +9,7 @@ from typing import cast
 
 from densevit.errors import ConfigError, DensevitError, WeightsError
 from densevit.interfaces import Size
+from densevit.layers.padding import padded
 from densevit.model import DenseModel, InferenceModel, Threshold
 from densevit_export import canvas_files, file_comparison, postprocessing
 from densevit_export.browser_page import is_page
@@ -54,11 +55,10 @@ class FilePlan:
     sizes: list[Size]
     thresholds: dict[str, float] | None
 
-    def traced_size(self, resize: bool) -> Size:
+    @property
+    def traced_size(self) -> Size:
         """The size of traced images: large, because torch.export treats lengths of 1 (one window) as constants."""
-        fixed, canvas = self.model.backbone.input_size, self.graph.canvas
-        if fixed and not (canvas and resize):
-            return fixed
+        canvas = self.graph.canvas
         return (canvas[0] // 2 | 1, canvas[1] * 3 // 4 | 1) if canvas else _TRACED
 
 
@@ -126,9 +126,9 @@ def file_plan(model: InferenceModel, path: Path, options: FileOptions) -> FilePl
     _check_heads(dense, options.postprocess and options.half is None)
     _check_space(path, sum(value.nbytes for value in dense.state_dict().values()) // (1 if options.half is None else 2))
     _warn_of_several_passes(model)
-    canvas = _canvas(dense, options.canvas)
+    canvas = _canvas(dense, options)
     if path.suffix in canvas_files.PACKAGES:
-        canvas = canvas or dense.backbone.input_size or _largest(dense)
+        canvas = canvas or _largest(dense)
     resizing = _resizing(dense) if options.resize else None
     graph, traced = (ExportedGraph(module, canvas, resizing).eval() for module in (dense, deployable(dense)))
     sizes = _ORIGINAL_SIZES if options.resize else _sizes(dense, canvas)
@@ -164,28 +164,28 @@ def _warn_of_several_passes(model: InferenceModel) -> None:
             )
 
 
-def _canvas(model: DenseModel, canvas: Size | None) -> Size | None:
-    """The canvas that is set, or else the config's. Raises ConfigError for a canvas that the model does not support, or
-    that is smaller than images."""
-    transforms = model.resize
-    if canvas is None:
-        return None if transforms is None else transforms.evaluation_canvas
-    step = model.size_divisor
-    if model.backbone.input_size is not None:
-        size = "{}x{}".format(*model.backbone.input_size)
-        raise ConfigError(f"canvas: the backbone takes {size} only. Fix: leave out canvas.")
-    if min(canvas) < step or any(side % step for side in canvas):
-        raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {step} are expected.")
-    if transforms is None:
-        return canvas
+def _canvas(model: DenseModel, options: FileOptions) -> Size | None:
+    """The canvas that is set, or else the backbone's `input_size`, or else the config's. Raises ConfigError for a
+    canvas that the model does not support, or that is smaller than images."""
+    canvas, transforms, fixed = options.canvas, model.resize, model.backbone.input_size
+    if canvas is not None and fixed is not None:
+        raise ConfigError(f"canvas: the backbone takes {fixed[0]}x{fixed[1]} only. Fix: leave out canvas.")
+    if canvas is not None and canvas != padded(canvas, model.size_divisor):
+        raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {model.size_divisor} are expected.")
+    chosen = canvas or fixed
+    if transforms is None or chosen is None:
+        return chosen or (transforms and transforms.evaluation_canvas)
+    if canvas is None and not options.resize:  # the file may take windows
+        return chosen
     for original in ((1000, 1000), (1000, 3000), (3000, 1000)):
         height, width = transforms.evaluation_size(*original)
-        if height > canvas[0] or width > canvas[1]:
+        if height > chosen[0] or width > chosen[1]:
+            fix = "leave out resize, and run the file on windows" if canvas is None else "a larger canvas"
             raise ConfigError(
-                f"canvas is {canvas[0]}x{canvas[1]}; an image of {original[0]}x{original[1]} is resized to "
-                f"{height}x{width}, which is larger. Fix: a larger canvas."
+                f"canvas is {chosen[0]}x{chosen[1]}; an image of {original[0]}x{original[1]} is resized to "
+                f"{height}x{width}, which is larger. Fix: {fix}."
             )
-    return canvas
+    return chosen
 
 
 def _largest(model: DenseModel) -> Size:
@@ -195,8 +195,8 @@ def _largest(model: DenseModel) -> Size:
             "canvas: tflite and pte files take one size of images. Fix: name it, such as --canvas 320x320."
         )
     sizes = [model.resize.evaluation_size(*original) for original in ((1000, 1000), (1000, 3000), (3000, 1000))]
-    height, width = (-(-max(sides) // model.size_divisor) * model.size_divisor for sides in zip(*sizes, strict=True))
-    return height, width
+    heights, widths = zip(*sizes, strict=True)
+    return padded((max(heights), max(widths)), model.size_divisor)
 
 
 def _resizing(model: DenseModel) -> Resizing:
@@ -216,12 +216,11 @@ def _resizing(model: DenseModel) -> Resizing:
 def _sizes(model: DenseModel, canvas: Size | None) -> list[Size]:
     """The image sizes on which file and model are compared, after the evaluation transform; the last one has odd
     sides."""
-    fixed, transforms = model.backbone.input_size, model.resize
-    if fixed:
-        return [(fixed[0], fixed[1])]
+    transforms = model.resize
     size = (canvas or _PHOTO) if transforms is None else transforms.evaluation_size(*_PHOTO)
     if canvas:
         height, width = canvas
+        size = (min(size[0], height), min(size[1], width))  # larger images are predicted in windows
         return [size, (height, width * 3 // 5 | 1), (height * 2 // 3 | 1, width)]
     return [size, (size[1], size[0]), (size[0] * 3 // 4 | 1, size[1] // 2 | 1), _LARGE]
 

@@ -53,20 +53,18 @@ def write(
     rewrite: Rewrite = unchanged,
     program: torch.export.ExportedProgram | None = None,
 ) -> Path | torch.export.ExportedProgram:
-    """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too unless the
-    backbone has a fixed size. header: written as JSON into the file. rewrite: changes the traced graph, except for the
-    resizing. program: the result of `traced` for this graph without resizing and this size, which is changed in place;
-    None: traces the graph. Returns the path of an ONNX file, or the traced graph of a pt2 file, which is slow to load.
+    """Traces the graph and writes it. size: (h, w) of the traced images; the file takes other sizes too. header:
+    written as JSON into the file. rewrite: changes the traced graph, except for the resizing. program: the result of
+    `traced` for this graph without resizing and this size, which is changed in place; None: traces the graph. Returns
+    the path of an ONNX file, or the traced graph of a pt2 file, which is slow to load.
     Raises DensevitError if the model cannot be traced.
     """
-    one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     blank, focal = graph.model.blank_images, graph.focal_example(_BATCH)
     with tracing(graph.model):
         if path.suffix == ".pt2":
             begin(TRACING)
-            program = _traced(graph, [blank(_BATCH, size), *focal.values()], one_size) if program is None else program
-            if not one_size:
-                _remove_guards(program)
+            program = _traced(graph, [blank(_BATCH, size), *focal.values()]) if program is None else program
+            _remove_guards(program)
             rewrite(program)
             _remove_unused(program)
             begin(SAVING)
@@ -77,7 +75,7 @@ def write(
         names = list(graph(blank(1, size), **graph.focal_example(1)))
         if graph.resizing is None:
             begin(TRACING)
-            program = _traced(graph, [blank(_BATCH, size), *focal.values()], one_size) if program is None else program
+            program = _traced(graph, [blank(_BATCH, size), *focal.values()]) if program is None else program
             rewrite(program)
             begin(CONVERTING)
             exported = converted(program, [IMAGES, *focal], names)
@@ -196,15 +194,14 @@ def traced(graph: ExportedGraph, size: Size) -> torch.export.ExportedProgram:
     """Traces a graph for images of a size (h, w), without resizing. Raises DensevitError if it cannot be traced."""
     with tracing(graph.model):
         examples = [graph.model.blank_images(_BATCH, size), *graph.focal_example(_BATCH).values()]
-        return _traced(graph, examples, graph.model.backbone.input_size is not None)
+        return _traced(graph, examples)
 
 
-def _traced(graph: nn.Module, examples: Sequence[Tensor], one_size: bool = False) -> torch.export.ExportedProgram:
-    """Traces a graph on example images, `_BATCH` per input, and focal lengths. one_size: whether the traced program
-    takes only the size of the examples."""
+def _traced(graph: nn.Module, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    """Traces a graph on example images, `_BATCH` per input, and focal lengths."""
     varies = torch.export.Dim.DYNAMIC
     shapes: tuple[dict[int, Any], ...] = tuple(
-        {0: varies} if one_size or x.ndim == 1 else {0: varies, 2: varies, 3: varies} for x in examples
+        {0: varies} if x.ndim == 1 else {0: varies, 2: varies, 3: varies} for x in examples
     )
     return torch.export.export(graph, tuple(examples), dynamic_shapes=shapes, strict=False)
 

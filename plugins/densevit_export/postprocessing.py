@@ -158,7 +158,6 @@ def write(
     a head cannot be traced.
     """
     predictions = PredictionGraph(graph, [*thresholds]).eval()
-    one_size = graph.model.backbone.input_size is not None and graph.resizing is None
     larger = (size[0] + 6, size[1] + 14)
     defaults = torch.tensor([*thresholds.values()], dtype=torch.float32)
     with files.tracing(graph.model):
@@ -171,7 +170,7 @@ def write(
         names = list(predictions(*examples))
         varies = torch.export.Dim.DYNAMIC
         sides: tuple[dict[int, Any], ...] = (
-            {} if one_size else {2: varies, 3: varies},
+            {2: varies, 3: varies},
             {original.ndim - 2: varies, original.ndim - 1: varies},
             *({} for _ in (defaults, *focal)),
         )

@@ -16,6 +16,7 @@ from densevit.data.transforms.sample_resizing import EvaluationTransform
 from densevit.errors import ConfigError, DataError, DensevitError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.inference.array_inputs import as_sample
+from densevit.layers.padding import padded
 from densevit.model import DenseModel
 from densevit_export.latency import median_latencies
 from densevit_export.runtimes import IMAGES, load, silenced
@@ -59,10 +60,10 @@ def calibration_images(model: DenseModel, images: Iterable[Any], resize: bool) -
         sample = as_sample(image, i, model.channels)
         pixels = (sample if transform is None else transform(sample))["image"]
         size = (pixels.shape[1], pixels.shape[2])
-        if fixed is not None and not resize and size != tuple(fixed):
+        if fixed is not None and not resize and padded(size, fixed) != fixed:
             raise ConfigError(
                 f"calibration image {i} has {size[0]}x{size[1]} pixels after the evaluation transform; the backbone "
-                f"takes {fixed[0]}x{fixed[1]} only. Fix: export with resize, so that the file resizes images itself."
+                f"takes at most {fixed[0]}x{fixed[1]}. Fix: pass windows of images."
             )
         yield np.ascontiguousarray(pixels.numpy()[None])
 

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from densevit.channels import RGB, Channels
 from densevit.data.sample_checks import check_image
 from densevit.grouping import grouped
-from densevit.interfaces import Batch, Sample
+from densevit.interfaces import Batch, Sample, Size
 from densevit.layers.padding import padded
 
 
@@ -36,8 +36,11 @@ class SampleKey:
 _ASPECT_EDGES = (0.8, 1.25)  # height / width: landscape, square, portrait
 
 
-def collate(samples: Sequence[Sample], size_divisor: int = 1, shared: bool = False, channels: Channels = RGB) -> Batch:
-    """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `size_divisor`.
+def collate(
+    samples: Sequence[Sample], size_divisor: int | Size = 1, shared: bool = False, channels: Channels = RGB
+) -> Batch:
+    """Pads images with 0 at the bottom and right to their largest height and width, rounded up to `size_divisor`, or at
+    least to a size (h, w).
 
     shared: allocates images and mask in shared memory, from which another process reads them without a copy.
 

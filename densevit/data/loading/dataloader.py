@@ -216,7 +216,7 @@ class Loader(data.DataLoader[Any]):
         self,
         dataset: TransformedDataset,
         batches: "TrainBatches | EvaluationBatches",
-        size_divisor: int,
+        size_divisor: int | Size,
         num_workers: int,
         batches_per_step: int | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only  # noqa: PLC2701  # torch has no p
 from densevit.channels import Channels
 from densevit.data.loading.batch_sampler import collate
 from densevit.errors import DataError, DensevitError, one_line
-from densevit.interfaces import Batch
+from densevit.interfaces import Batch, Size
 
 _TINY = 64  # images; fewer are loaded without worker processes
 _MOST_WORKERS = 8
@@ -61,7 +61,7 @@ def start_worker(worker: int) -> None:
 class Collate:
     """Collates samples; in worker processes it also pickles the batch for transfer to the parent."""
 
-    def __init__(self, size_divisor: int, ships: bool, channels: Channels) -> None:
+    def __init__(self, size_divisor: int | Size, ships: bool, channels: Channels) -> None:
         self.size_divisor, self.ships, self.channels = size_divisor, ships, channels
 
     def __call__(self, samples: list[Any]) -> Any:

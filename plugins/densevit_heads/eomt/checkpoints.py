@@ -148,7 +148,7 @@ def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
             _NUM_BLOCKS.get(backbone["variant"], 4), count(tensors, r"backbone\.blocks\.(\d+)\.norm1\.weight")
         ),
     }
-    return {"backbone": backbone | {"fixed_size": True}, "heads": {KEYS[task]: section}}
+    return {"backbone": backbone | {"fixed_size": True, "black_padding": True}, "heads": {KEYS[task]: section}}
 
 
 def _saved(state: StateDict, metadata: Mapping[str, Any], task: Task, dinov3: bool) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _with_tasks(
                 saved=partial(_saved, task=task, dinov3=dinov3),
                 implied=layout.options.implied,
                 runtime=backbone.runtime,
-                project_defaults=(*backbone.project_defaults, "fixed_size"),
+                project_defaults=(*backbone.project_defaults, "fixed_size", "black_padding"),
             ),
             publishing=replace(
                 layout.publishing,

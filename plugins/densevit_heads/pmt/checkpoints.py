@@ -8,7 +8,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from densevit.interfaces import CheckpointLayout, Licences, Line, Publishing, SpecialTensors, StateDict
+from densevit.interfaces import (
+    CheckpointLayout,
+    LayoutOptions,
+    Licences,
+    Line,
+    Publishing,
+    SpecialTensors,
+    StateDict,
+)
 from densevit.layouts import count
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.parts.mask_checkpoints import KEYS, task_classes, task_of
@@ -63,7 +71,8 @@ def _of(task: Task) -> CheckpointLayout:
         blocks = count(tensors, rf"{head}\.blocks\.(\d+)\.norm1\.weight")
         section = {"name": NAMES[task], "num_queries": queries, "num_blocks": blocks}
         dinov3 = {"layer_scale": 1e-5, "key_bias": False, "norm_eps": 1e-5}
-        return {"backbone": backbone | dinov3, "heads": {key: section}}
+        padding = {"fixed_size": True, "black_padding": True}
+        return {"backbone": backbone | dinov3 | padding, "heads": {key: section}}
 
     return CheckpointLayout(
         name="pmt" if task == "panoptic" else f"pmt-{task}",
@@ -85,6 +94,7 @@ def _of(task: Task) -> CheckpointLayout:
                 "network.encoder.pixel_std": "the normalisation of pixels",
             }
         ),
+        options=LayoutOptions(project_defaults=("fixed_size", "black_padding")),
         publishing=Publishing(
             licences=_LICENCES,
             files={"hf:tue-mps/*pmt*": _LICENCES},

@@ -13,6 +13,7 @@ import torch
 
 from densevit.errors import DensevitError, did_you_mean
 from densevit.interfaces import Batch
+from densevit.layers.padding import padded
 from densevit.model import DenseModel, InferenceModel
 
 MODES: dict[str, tuple[torch.dtype | None, bool]] = {  # dtype of autocast, whether compiled
@@ -64,8 +65,7 @@ class Forward:
         if compiled and isinstance(model, DenseModel):
             model.compile()
         generator = torch.Generator().manual_seed(0)
-        size_divisor = model.size_divisor
-        height, width = (-(-side // size_divisor) * size_divisor for side in size)
+        height, width = padded(size, model.size_divisor)
         padding = torch.ones(batch, height, width, dtype=torch.bool)
         padding[:, : size[0], : size[1]] = False
         images = model.blank_images(batch, (height, width))
