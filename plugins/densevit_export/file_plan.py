@@ -173,8 +173,10 @@ def _canvas(model: DenseModel, options: FileOptions) -> Size | None:
     if canvas is not None and canvas != padded(canvas, model.size_divisor):
         raise ConfigError(f"canvas is {canvas[0]}x{canvas[1]}; multiples of {model.size_divisor} are expected.")
     chosen = canvas or fixed
-    if transforms is None or chosen is None:
-        return chosen or (transforms and transforms.evaluation_canvas)
+    if transforms is None:
+        return chosen
+    if chosen is None:
+        return transforms.evaluation_canvas
     if canvas is None and not options.resize:  # the file may take windows
         return chosen
     for original in ((1000, 1000), (1000, 3000), (3000, 1000)):

@@ -58,6 +58,12 @@ def test_a_copy_pads_to_another_size_and_shares_the_splits(folder):
     assert (padded.size_divisor, data.size_divisor) == (32, 16) and padded.train is train
 
 
+def test_images_are_padded_to_the_size_of_a_model_and_batched_whatever_their_aspect(folder):
+    data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=5), size_divisor=(80, 96))
+    batches = [*data.train_loader(), *data.val_loader()]
+    assert [batch["images"].shape for batch in batches] == [(5, 3, 80, 96)] * (4 + 2)
+
+
 def test_batches_are_grouped_by_aspect_on_request(folder):
     def padding(**keys: Any) -> float:
         data = build_data(config(name="coco", root=str(folder), image_size=64, batch_size=4, **keys), size_divisor=1)

@@ -136,6 +136,14 @@ def test_what_a_file_cannot_do_is_an_error():
         one_size.predict(image(64, 64))
 
 
+def test_an_image_larger_than_the_canvas_is_an_error():
+    predictor = created({"x": SETR}, None)
+    file = engine.build(file_of(predictor, header_of(predictor) | {"canvas": [64, 96]}))
+    assert file.predict(image(50, 96)).semantic.shape == (50, 96)
+    with pytest.raises(DensevitError, match=r"model\.onnx: takes images of at most 64x96 pixels; .*65x96"):
+        file.predict(image(65, 96))
+
+
 # ---- opening of files ----
 
 

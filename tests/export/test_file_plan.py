@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import densevit
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import DensevitError
 from densevit.interfaces import Class
 from densevit.model import DenseModel
 from densevit_export.file_comparison import example_images
+from densevit_export.file_plan import FileOptions, file_plan
 from tests.small_models import CELLS, FOUR_MAPS, NAIVE, Cells, FourMaps, small_predictor
 
 IMAGES = [torch.from_numpy(example_images((60, 80), 1, 0)[0])]
@@ -44,6 +46,23 @@ def test_a_model_without_a_config_has_no_resizing(tmp_path: Path):
     predictor = densevit.create_model(FOUR_MAPS, {"x": NAIVE}, ["a"])
     with pytest.raises(DensevitError, match=r"no config with `data.image_size`.* Fix: export a run folder"):
         densevit.export(predictor, tmp_path / "model.onnx", resize=True)
+
+
+class OneSize(FourMaps):
+    input_size = (64, 64)
+
+
+def test_a_file_of_a_fixed_size_takes_no_larger_images_and_no_other_canvas(tmp_path: Path):
+    predictor = densevit.create_model({"name": f"{__name__}:OneSize"}, {"x": NAIVE}, ["a"])
+    windowed, file = predictor.with_resize(DefaultTransforms(96)), tmp_path / "model.onnx"
+    for options, facts in (
+        ({"resize": True}, "canvas is 64x64; .* resized to 96x96.* Fix: leave out resize, and run the file on windows"),
+        ({"canvas": (64, 96)}, "canvas: the backbone takes 64x64 only. Fix: leave out canvas"),
+    ):
+        with pytest.raises(DensevitError, match=facts):
+            densevit.export(windowed, file, **options)
+    plan = file_plan(predictor, file, FileOptions())
+    assert plan.graph.canvas == (64, 64) and plan.sizes == [(64, 64), (64, 39), (43, 64)]
 
 
 class OnValues(Cells):

@@ -9,6 +9,7 @@ import torch
 
 import densevit
 from densevit.data.transforms.default import DefaultTransforms
+from densevit.errors import ConfigError
 from densevit.evaluation.recorded import RecordedEvaluation
 from densevit.model import DenseModel
 from densevit_export import quantization
@@ -139,6 +140,14 @@ def test_calibration_images_are_resized_as_for_evaluation_unless_the_file_does()
     assert resized == [(1, 3, 72, 96), (1, 3, 96, 43)]
     for one, image in zip(calibration_images(predictor, images, resize=True), images, strict=True):
         assert one.dtype == np.uint8 and np.array_equal(one[0], image.numpy())
+
+
+def test_a_calibration_image_larger_than_the_size_of_the_backbone_is_an_error():
+    predictor = predictor_of()
+    predictor.backbone.input_size = (72, 96)
+    assert len([*calibration_images(predictor, images_of([(60, 80), (30, 90)]), resize=False)]) == 2
+    with pytest.raises(ConfigError, match="image 0 has 96x43 pixels .* at most 72x96. Fix: pass windows of images"):
+        next(calibration_images(predictor, images_of([(90, 40)]), resize=False))
 
 
 @pytest.mark.parametrize(

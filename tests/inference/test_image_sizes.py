@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from densevit import config as configs
+from densevit.data.transforms.default import DefaultTransforms
 from densevit.errors import ConfigError
 from densevit.model import DenseModel
 from tests.model.small_models import Segmenter
@@ -72,6 +73,14 @@ def test_a_side_is_the_long_one_and_a_pair_a_canvas_whatever_the_transforms(imag
     predictor = trained_at(48, Oracle, transforms=transforms)
     predictor.predict(torch.zeros(3, 100, 200, dtype=torch.uint8), image_size=image_size)
     assert predictor.heads["oracle"].runs == [(1, *grid)]
+
+
+def test_images_of_several_sizes_are_padded_to_the_size_of_the_backbone_in_one_batch():
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((64, 64), (40, 64), (64, 33), (5, 5))]
+    predictor = trained_at((64, 64), Oracle, backbone=OneSize, transforms="detr").with_resize(DefaultTransforms(None))
+    predictor.predict(images)
+    assert predictor.heads["oracle"].runs == [(4, 64, 64)]
+    assert predictor(images[1][None]).keys() == {"oracle"} and predictor.heads["oracle"].runs[1:] == [(1, 64, 64)]
 
 
 def test_a_backbone_of_one_size_needs_windows_of_it():

@@ -29,12 +29,12 @@ TASKS = {  # of EoMT: classes, queries, task, head
 }
 
 
-def eomt(version: int, task: str) -> Any:
-    """version: of DINO."""
+def eomt(version: int, task: str, side: int = 64) -> Any:
+    """version: of DINO. side: of the images."""
     import transformers
 
     small: dict[str, Any] = {
-        "hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": 64, "num_blocks": 2,
+        "hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": side, "num_blocks": 2,
         "num_labels": TASKS[task][0], "num_queries": TASKS[task][1],
         **({"intermediate_size": 512, "layer_norm_eps": 1e-5} if version == 3 else {}),
     }  # fmt: skip

@@ -29,6 +29,8 @@ def test_images_are_padded_at_the_bottom_and_right(monkeypatch):
     rounded = collate([sample(33, 64, 1), sample(10, 65, 1)], size_divisor=32)
     assert rounded["images"].shape == (2, 3, 64, 96)
     assert (~rounded["padding_mask"]).sum(dim=(1, 2)).tolist() == [33 * 64, 10 * 65]
+    fixed = collate([sample(3, 4, 1), sample(9, 2, 1)], size_divisor=(8, 10))  # at least the size of a model
+    assert fixed["images"].shape == (2, 3, 9, 10)
     padded_before = collate([sample(4, 6, 9, size=(3, 2))])["padding_mask"]
     assert (~padded_before[0]).nonzero().amax(dim=0).tolist() == [2, 1]
 

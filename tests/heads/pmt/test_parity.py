@@ -56,6 +56,18 @@ def test_outputs_are_those_of_the_authors_decoder(task):
     torch.testing.assert_close(logits, torch.tensor(LOGITS), rtol=0, atol=2e-4)
 
 
+def test_the_written_out_decoder_computes_what_the_authors_code_did():
+    """`authors.outputs`, with which whole models are compared."""
+    height, width = authors.GRID
+    rows = (2 * torch.arange(height) + 1) / height - 1
+    columns = (2 * torch.arange(width) + 1) / width - 1
+    periods = 100 ** (torch.arange(16) / 16)
+    angles = [2 * torch.pi * torch.cat([y / periods, x / periods]).repeat(2) for y in rows for x in columns]
+    rotation = (torch.stack(angles).cos(), torch.stack(angles).sin())
+    masks, _ = authors.outputs(authors.state(), authors.tokens(), rotation, authors.GRID)
+    torch.testing.assert_close(masks[1, :, ::5, ::4].flatten(), torch.tensor(MASKS), rtol=0, atol=2e-3)
+
+
 def test_annealing_follows_the_authors_configs():
     """COCO, 12 epochs of 7393 steps: attn_mask_annealing_{start,end}_steps."""
     total, starts = 12 * 7393, (0, 23651, 32520, 41389, 50258, 59128)
