@@ -277,6 +277,7 @@ CALLS: dict[str, Call] = {
     "model.losses_of": Call(lambda model, _: read(model, "losses_of")),
     "model.neck_images": Call(lambda model, _: model.neck_images(images(), images()[:, 0] > 255)),
     "model.normalise": Call(lambda model, _: model.normalise(images(), images()[:, 0] > 255)),
+    "model.padded_size": Call(lambda model, _: model.padded_size((50, 70))),
     "model.plugin_name": Call(lambda model, _: model.plugin_name("x")),
     "model.predict": Call(lambda model, _: model.predict([PIXELS] * 3, inference={"flip": True})),
     "model.predictions": Call(lambda model, _: read(model, "predictions")),

@@ -23,7 +23,6 @@ from densevit.inference.array_inputs import ListedImage, as_sample, focal_target
 from densevit.inference.image_sizes import warn_of_unused_windows
 from densevit.inference.result import Result
 from densevit.interfaces import Predictions, Sample
-from densevit.layers.padding import padded
 from densevit.model import InferenceModel, nan_checked
 
 BATCHES_AT_ONCE = 4  # batches per block: images read together, so that equal sizes can form batches
@@ -107,7 +106,7 @@ class ImageLoop:
             if read.sample is None:
                 continue
             height, width = read.sample["image"].shape[1:]
-            size = padded((height, width), self.model.size_divisor)
+            size = self.model.padded_size((height, width))
             waiting.setdefault(size, []).append(n)
             if len(waiting[size]) == self.batch_size:
                 yield waiting.pop(size)

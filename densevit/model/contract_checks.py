@@ -50,8 +50,8 @@ def check_features(where: str, part: Backbone | Neck, features: Any, size: Seque
     """Raises PluginError unless features are a list of maps (B, C, h, w) with the `channels` and `strides` of a
     backbone or a neck.
 
-    where: the part's place in the model, for messages. size: (H, W) of the padded images. divisor: as in
-    `check_grids`.
+    where: the part's place in the model, for messages. size: (H, W) of the padded images. divisor: a multiple to
+    which grids may be padded (`check_grids`).
     """
     channels, strides = [*part.channels], [*part.strides]
     if isinstance(features, Sequence):

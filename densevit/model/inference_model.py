@@ -22,6 +22,7 @@ from densevit.interfaces import (
     TargetType,
     Transforms,
 )
+from densevit.layers.padding import padded
 from densevit.model.head_inference import inference_by_head, inference_of, used_options
 from densevit.model.training_record import TrainingRecord
 from densevit.model.zoom import create_transforms
@@ -147,6 +148,10 @@ class InferenceModel:
         """Heights and widths are padded to multiples of this: the backbone's `size_divisor`, or else its coarsest
         stride. With a fixed `input_size` it is this size, to which smaller images are padded."""
         return self.backbone.input_size or self.backbone.size_divisor or max(self.backbone.strides)
+
+    def padded_size(self, size: Size) -> Size:
+        """The size (h, w) of a batch of images of one size: `size` padded to `size_divisor`."""
+        return padded(size, self.size_divisor)
 
     @property
     def default_thresholds(self) -> dict[str, float]:
