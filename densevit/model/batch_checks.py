@@ -1,6 +1,7 @@
 """Checks of batches and targets, the same for every way to train a model."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from densevit.channels import RGB, Channels
 from densevit.errors import ConfigError, DataError
-from densevit.interfaces import Head
+from densevit.interfaces import Head, TargetType
 from densevit.model.target_checks import GENERAL_TARGETS, TargetChecks, check_target, described
 from densevit.targets.types import TargetTypes
 
@@ -49,7 +50,7 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
     for index, target in enumerate(targets):
         check_target(target, f"The loader's first batch: targets[{index}]", tuple(GENERAL_TARGETS), shape[1:])
     types = TargetTypes()
-    keys = {key for target in targets for key in target if key in types and not types[key].truth_only}
+    keys = {key for target in targets for key in target if key in types and _is_checked(types[key])}
     try:
         TargetChecks("", types, sorted(keys)).checked(targets, set(), refused="invalid")
     except DataError as error:
@@ -59,6 +60,11 @@ def check_batch(batch: Any, channels: Channels = RGB) -> None:
 def _expect(valid: bool, problem: str) -> None:
     if not valid:
         raise DataError(f"The loader's first batch: {problem}.")
+
+
+def _is_checked(target_type: TargetType) -> bool:
+    """Whether a type without the options of its data set checks values as the data set's does."""
+    return not target_type.truth_only and not signature(type(target_type)).parameters
 
 
 def check_step(targets: Any, batches: int | None) -> None:

@@ -163,7 +163,7 @@ class TargetChecks:
 
         low, high = wide.where(wrong, 0).aminmax()
         facts = torch.stack([wrong.sum(), -low, high, (wide == TORCH_IGNORE).sum()])
-        self._running.update(key, facts.double(), check)
+        self._running.update(key, facts.float(), check)
         return converted
 
     def _check_plausible(

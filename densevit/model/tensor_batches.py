@@ -18,6 +18,8 @@ from densevit.targets.pixel_maps import PixelMap
 from densevit.targets.run_length_masks import RunLengthMasks
 from densevit.targets.types import TargetTypes
 
+MOST_DEVIATIONS = 10  # standard deviations from the mean that pixels of 8 bits do not reach
+
 
 class SupportsTensors(Protocol):
     """The part of a model that tensors of images and labels depend on."""
@@ -86,10 +88,9 @@ def _negated_low_and_high(images: Tensor) -> Tensor:
 
 
 def _check_batch_range(negated_low: float, high: float) -> None:
-    """Raises DataError for a batch of floats that are not from 0 to 255, as those of uint8 are: normalised, or from 0
-    to 1."""
+    """Raises DataError for a batch of floats that are normalised, or from 0 to 1, in place of 0 to 255."""
     low = -negated_low
-    if low < 0 or low < high <= 1:
+    if (low < 0 and high <= MOST_DEVIATIONS) or low < high <= 1:
         fix = "leave normalisation out" if low < 0 else "multiply them by 255, or pass the tensor without a batch"
         raise DataError(
             f"images of the batch is float, from {low:.3g} to {high:.3g}; from 0 to 255 is expected. Fix: {fix}."
