@@ -67,6 +67,9 @@ class BackboneSection(OpenSection):
     the backbone's default; for channels other than RGB, from the training images."""
     std: PerChannel = None
     """Standard deviation of normalisation. `null`: as for `mean`."""
+    black_padding: bool | None = None
+    """Whether padding is black before normalisation; `false`: it has the mean colour, 0 after normalisation. `null`:
+    from `weights`, or else the backbone's default, `false` in all shipped ones."""
     freeze: FrozenDepths = False
     """`true` freezes the backbone: no gradients, norms in evaluation mode. Or the number of frozen depths, from the
     input, or patterns of parameters, such as `[patch_*, stages.0.*]`."""

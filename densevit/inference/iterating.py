@@ -172,7 +172,7 @@ def infer(model: InferenceModel, samples: list[Sample]) -> list[dict[str, Predic
 
     samples: images as resized for the model, of one padded size.
     """
-    batch = collate(samples, model.size_divisor, channels=model.channels)
+    batch = collate(samples, model.padding, channels=model.channels)
     for key in ("images", "padding_mask"):
         batch[key] = batch[key].to(model.device)
     with nan_checked(model):

@@ -10,6 +10,7 @@ from densevit.interfaces.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone,
 from densevit.interfaces.canvases import Canvas, Drawing
 from densevit.interfaces.checkpoint_layouts import (
     ZEROS,
+    AsAuthors,
     Change,
     CheckpointLayout,
     LayoutOptions,
@@ -64,6 +65,7 @@ __all__ = [
     "RGB",
     "VOID",
     "ZEROS",
+    "AsAuthors",
     "Backbone",
     "BackboneOutput",
     "Batch",

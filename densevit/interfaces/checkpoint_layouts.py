@@ -128,10 +128,30 @@ class PublishedModel:
 
 
 @dataclass(frozen=True)
+class AsAuthors:
+    """How the models of a layout compare with the authors' code, for docs/development/as-the-authors.md.
+
+    Each field is "equal", or what differs and why; "": not compared.
+
+    resize: the resizing of images for evaluation. padding: its place and colour. normalisation: that of pixels.
+    predictions: boxes, masks and maps in pixels of the image, from outputs. losses: losses and their gradients.
+    sampling: what training draws at random, such as crops and points of masks.
+    """
+
+    resize: str = ""
+    padding: str = ""
+    normalisation: str = ""
+    predictions: str = ""
+    losses: str = ""
+    sampling: str = ""
+
+
+@dataclass(frozen=True)
 class Publishing:
-    """Metadata of published models: normalisation, licences, export files and recipe.
+    """Metadata of published models: normalisation, licences, export files, recipe and comparison with the authors.
 
     mean, std: RGB, of pixels in 0 ... 1, used in training.
+    black_padding: whether padding was black before normalisation, also in training; False: the mean colour.
     licences: the licences of files that `files` does not name. A function of the state dict with the project's keys and
         the metadata if models of one layout have different licences.
     files: the licences of published files, by pattern of their names: of complete names, such as "hf:acme/r50-*", or of
@@ -144,16 +164,19 @@ class Publishing:
     recipe: returns, from the config sections and a model's classes by task, a config's name, such as "coco/detr_r50",
         whose data, training and inference settings `convert` writes, and sections that differ. A data section with a
         `name` replaces the data set's options; the name of a data section's file replaces the section. "": no config.
+    as_authors: how these models compare with the authors' code.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    black_padding: bool = False
     licences: Licences | Callable[[StateDict, Metadata], Licences] = NOTHING_STATED
     files: Mapping[str, Licences] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[str, PublishedModel] = field(default_factory=dict)
     config_files: ConfigFiles = lambda *_: {}
     recipe: Recipe = lambda *_: ("", {})
+    as_authors: AsAuthors = AsAuthors()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ def backbone_settings(model: DenseModel) -> dict[str, Any]:
         "channels": (channels.names, channels.dtype, channels.range, channels.nodata),
         "mean": tuple(backbone.mean),
         "std": tuple(backbone.std),
+        **({"black_padding": True} if backbone.black_padding else {}),
     }
 
 

@@ -144,10 +144,19 @@ class InferenceModel:
         return torch.device("cpu")
 
     @property
-    def size_divisor(self) -> int | Size:
+    def size_divisor(self) -> int:
         """Heights and widths are padded to multiples of this: the backbone's `size_divisor`, or else its coarsest
-        stride. With a fixed `input_size` it is this size, to which smaller images are padded."""
-        return self.backbone.input_size or self.backbone.size_divisor or max(self.backbone.strides)
+        stride; 1 with a fixed `input_size`."""
+        return 1 if self.backbone.input_size else self.backbone.size_divisor or max(self.backbone.strides)
+
+    @property
+    def padding(self) -> int | Size:
+        """What batches are padded to (`collate`): the backbone's `input_size`, or else multiples of `size_divisor`."""
+        return self.backbone.input_size or self.size_divisor
+
+    def padded_size(self, size: Size) -> Size:
+        """The size of an image (h, w) with its padding."""
+        return padded(size, self.padding)
 
     def padded_size(self, size: Size) -> Size:
         """The size (h, w) of a batch of images of one size: `size` padded to `size_divisor`."""

@@ -82,6 +82,8 @@ def backbone_from(section: BackboneSection, pretrained: bool = True) -> Backbone
                 f"cannot be adapted to {count} ({one_line(error)}). Fix: pretrained=false."
             ) from error
     backbone.image_channels = channels
+    if section.black_padding is not None:
+        backbone.black_padding = section.black_padding
     for key in ("mean", "std"):
         values = getattr(section, key) or channels.per_channel(getattr(backbone, key))
         setattr(backbone, key, values)

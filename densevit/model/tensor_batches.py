@@ -31,11 +31,11 @@ class SupportsTensors(Protocol):
     running_checks: RunningChecks
 
     @property
-    def size_divisor(self) -> int | Size: ...
+    def padding(self) -> int | Size: ...
 
 
 def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None) -> Batch:
-    """A batch of images (B, C, H, W), padded to the model's `size_divisor`, with their targets; a batch stays as it is.
+    """A batch of images (B, C, H, W), padded as the model needs, with their targets; a batch stays as it is.
 
     images: pixels of the channels' type; for 8-bit RGB also floats from 0 to 1. targets: masks (B, H, W), depth (B, H,
     W), or a list of dicts with `boxes`, `labels`, ...; None: none. Raises DataError for images of another type or range
@@ -67,7 +67,7 @@ def as_batch(images: Batch | Tensor, model: SupportsTensors, targets: Any = None
     if is_scaled and images.numel():
         model.running_checks.update("images", _negated_low_and_high(images), _check_range)
     height, width = images.shape[2:]
-    padded_height, padded_width = padded((height, width), model.size_divisor)
+    padded_height, padded_width = padded((height, width), model.padding)
     outside = (0, padded_width - width, 0, padded_height - height)
     mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
     pixels = images.float() * 255 if is_scaled else images

@@ -30,7 +30,7 @@ class MultiHeadModel(SupportsHeads, Protocol):
     """The part of `DenseModel` that test-time augmentation uses."""
 
     @property
-    def size_divisor(self) -> int | Size: ...
+    def size_divisor(self) -> int: ...
 
     def __call__(self, batch: Batch, heads: Sequence[str]) -> Any: ...
 
@@ -132,7 +132,7 @@ def _view_maps(
 def window_grid(model: MultiHeadModel, window: Size, size: Size) -> Size:
     """The size that windows of an image are padded to."""
     crop = (min(window[0], size[0]), min(window[1], size[1]))
-    return padded(crop, model.size_divisor)
+    return model.backbone.input_size or padded(crop, model.size_divisor)
 
 
 def _scaled(image: Tensor, size: Size) -> Tensor:

@@ -60,7 +60,7 @@ def save(
         )
     if not model.heads:
         backbone = sections.backbone
-        images = backbone.model_dump(include={"channels", "adapted_stem", "mean", "std"})
+        images = backbone.model_dump(include={"channels", "adapted_stem", "mean", "std", "black_padding"})
         return save_backbone(
             model.backbone,
             {"name": backbone.name, **backbone.options, **{key: value for key, value in images.items() if value}},

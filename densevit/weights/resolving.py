@@ -88,8 +88,9 @@ def _images_of(
     section: BackboneSection, model: DenseModel, checkpoint: TranslatedCheckpoint | None
 ) -> tuple[BackboneSection, list[str]]:
     """Returns the backbone's section and notes on its changes. Sets mean and std to those of the weights, unless the
-    weights were trained on channels other than the images', and `adapted_stem` to the first layers that are adapted to
-    the images' channels. checkpoint: None: the backbone's constructor loads the weights, or there are none."""
+    weights were trained on channels other than the images', `black_padding` to theirs, and `adapted_stem` to the first
+    layers that are adapted to the images' channels. checkpoint: None: the backbone's constructor loads the weights, or
+    there are none."""
     names, lines = model.channels.names, list[str]()
     update: dict[str, Any] = {}
     if checkpoint is None:
@@ -114,6 +115,9 @@ def _images_of(
             lines.append(
                 f"backbone.{key} is {[*trained]}, as these weights were trained with, in place of {[*current]}."
             )
+        if section.black_padding is None and checkpoint.black_padding:
+            update["black_padding"] = True
+            lines.append("backbone.black_padding is true, as these weights were trained with.")
         if stem:
             lines.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(stem)}.")
     update["adapted_stem"] = tuple(dict.fromkeys((*section.adapted_stem, *stem)))

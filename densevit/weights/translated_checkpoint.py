@@ -30,6 +30,7 @@ class TranslatedCheckpoint:
     classes: known class names by the checkpoint's head. ignored_keys: keys that are not loaded, with the reason. zeros:
     biases that the checkpoint lacks, set to zeros, with the reason. unknown: keys that are unexpected in the
     layout. mean, std: the normalisation of the training images in RGB, for pixels in 0 ... 1; None if unknown.
+    black_padding: whether the training images' padding was black.
     licences: licences by published source; for a densevit model, of the weights that it started from. channels:
     names of the channels that the backbone was trained on. adapted_stem: `BackboneSection.adapted_stem` of the
     model that densevit wrote. notes: the checkpoint's.
@@ -47,6 +48,7 @@ class TranslatedCheckpoint:
     unknown: Sequence[str] = ()
     mean: Triple | None = None
     std: Triple | None = None
+    black_padding: bool = False
     licences: dict[str, Licences] = field(default_factory=dict)
     channels: tuple[str, ...] = COLORS
     adapted_stem: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ def native(checkpoint: Checkpoint) -> TranslatedCheckpoint:
             if lora := backbone.get("lora"):  # only in checkpoints; model files are merged
                 translated.tensors = merged_state(checkpoint.tensors, LoraSection(**lora))
             translated.mean, translated.std = triple(backbone.get("mean")), triple(backbone.get("std"))
+            translated.black_padding = backbone.get("black_padding") is True
             if channels := backbone.get("channels"):
                 translated.channels = tuple(map(str, channels["names"]))
             translated.adapted_stem = tuple(map(str, backbone.get("adapted_stem", ())))

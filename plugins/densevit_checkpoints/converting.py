@@ -51,6 +51,8 @@ def convert_checkpoint(checkpoint: Checkpoint, layout: str | None = None, overri
     described = translated.describe()
     normalisation = {"mean": translated.mean, "std": translated.std}
     backbone = {**described["backbone"], **{key: [*values] for key, values in normalisation.items() if values}}
+    if translated.black_padding:
+        backbone["black_padding"] = True
     classes: Classes = {}
     sections: ModelSections
     if translated.is_backbone:

@@ -105,6 +105,7 @@ def translate_checkpoint(checkpoint: Checkpoint, layout: CheckpointLayout) -> Fo
         unknown=translation.unknown,
         mean=mean,
         std=std,
+        black_padding=layout.publishing.black_padding,
         licences={checkpoint.source: licences},
         notes=(*checkpoint.notes, *_digest_notes(checkpoint.path, layout)),
         layout=layout,

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densevit.interfaces import DenseHead, Outputs, Size
-from densevit.layers.padding import padded
 from densevit.layers.precision import in_float32
 from densevit.model import DenseModel
 from densevit.model.test_time_augmentation import undo_zoom
@@ -20,8 +19,8 @@ from densevit_export.runtimes import FOCAL
 class ExportedGraph(nn.Module):
     """A model for export.
 
-    canvas: (h, w) that images are padded to; None: the model's `size_divisor`. resizing: resizes images of any size
-    first; None: does not resize.
+    canvas: (h, w) that images are padded to; None: the next multiple of the model's coarsest stride. resizing: resizes
+    images of any size first; None: does not resize.
     """
 
     def __init__(self, model: DenseModel, canvas: Size | None = None, resizing: Resizing | None = None) -> None:
@@ -86,7 +85,7 @@ class ExportedGraph(nn.Module):
         H, W = images.shape[-2:]
         if images.dtype == torch.uint16:  # ONNX Runtime cannot pad it
             images = images.float()
-        height, width = self.canvas or padded((H, W), self.model.size_divisor)
+        height, width = self.canvas or (_padded(H, self.model.size_divisor), _padded(W, self.model.size_divisor))
         outside = (0, width - W, 0, height - H)
         if padding_mask is None:
             padding_mask = F.pad(torch.zeros_like(images[:, 0], dtype=torch.bool), outside, value=True)
@@ -116,3 +115,7 @@ class ResizedGraph(nn.Module):
 def original_size(images: Tensor) -> Size:
     """(H, W) of images (B, C, H, W)."""
     return images.shape[-2], images.shape[-1]
+
+
+def _padded(side: int, size_divisor: int) -> int:
+    return (side + size_divisor - 1) // size_divisor * size_divisor

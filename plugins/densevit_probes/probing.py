@@ -127,7 +127,7 @@ def probe(
         from densevit_probes.conditions import conditions_of
 
         conditions |= conditions_of(probes, robustness, noise)
-    evaluators = _evaluated(model, config, splits.padded_to(model.size_divisor), conditions, encoded, labels)
+    evaluators = _evaluated(model, config, splits.padded_to(model.padding), conditions, encoded, labels)
     metrics = flat_metrics({name: evaluator.metrics() for name, evaluator in evaluators.items()})
     intervals = {
         f"{name}/{metric}": bounds

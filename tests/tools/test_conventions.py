@@ -11,6 +11,7 @@ from tests.written_files import write_texts
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARCHITECTURE, ZOO = "docs/development/architecture.md", "docs/model-zoo.md"
+AS_AUTHORS = "docs/development/as-the-authors.md"
 RESULTS: dict[str, Any] = {
     "processors": {"core": {"name": "a core", "kind": "AVX2"}},
     "data": {"scenes": {"title": "scenes", "held_out": "9 scenes"}},
@@ -118,6 +119,9 @@ CASES: dict[str, list[tuple[dict[str, str], str, str, str, str]]] = {
     ],
     "model_zoo.tables_are_those_of_the_layouts": [
         ({ZOO: (PROJECT / ZOO).read_text()}, ZOO, "|[no](", "|[yes](", f"{ZOO}:1: the tables are not those"),
+    ],
+    "as_authors.comparisons_are_those_of_the_layouts": [
+        ({AS_AUTHORS: (PROJECT / AS_AUTHORS).read_text()}, AS_AUTHORS, "|equal|", "||", f"{AS_AUTHORS}:1: the table is")
     ],
     "recipes.untrained_recipes_state_the_published_score": [
         ({"configs/coco/fcn.yaml": RECIPE}, "configs/coco/fcn.yaml", "Published", "Printed", "no published score")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tools.conventions import architecture, checks, model_zoo, pages, recipes, results, speeds, words
+from tools.conventions import architecture, as_authors, checks, model_zoo, pages, recipes, results, speeds, words
 from tools.conventions.tree import Problem, Tree
 
 PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
@@ -22,6 +22,7 @@ PASSES: tuple[Callable[[Tree], Iterable[Problem]], ...] = (
     results.scores_are_not_typed,
     speeds.speeds_are_of_the_current_code,
     model_zoo.tables_are_those_of_the_layouts,
+    as_authors.comparisons_are_those_of_the_layouts,
     recipes.untrained_recipes_state_the_published_score,
     recipes.headers_have_the_command,
     recipes.headers_are_short,
@@ -41,7 +42,7 @@ def main() -> int:
     started = time.perf_counter()
     root = Path(__file__).resolve().parents[2]
     if sys.argv[1:] == ["--write"]:
-        for file in (*results.write(Tree(root)), *model_zoo.write(Tree(root))):
+        for file in (*results.write(Tree(root)), *model_zoo.write(Tree(root)), *as_authors.write(Tree(root))):
             print(f"{file} is written.")
     tree = Tree(root)
     problems = sorted({problem for check in PASSES for problem in check(tree)})

@@ -63,7 +63,7 @@ class DenseDataModule(lightning.LightningDataModule):
         model, method = getattr(module, "model", None), getattr(module, "method", None)
         labels = True
         if isinstance(model, DenseModel):
-            self.data = self.data.padded_to(model.size_divisor)
+            self.data = self.data.padded_to(model.padding)
         if isinstance(model, DenseModel) and isinstance(method, Method):
             labels = method.needs_labels or bool(model.heads)
             if stage == "fit":  # an evaluation may have validation data only

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from densevit.interfaces import Batch, LossContext, Method
-from densevit.layers.padding import padded
 from densevit.layers.unchanged import unchanged
 from densevit.model import DenseModel
 
@@ -18,9 +17,7 @@ def freeze_unused(model: DenseModel, method: Method) -> list[str]:
 
     method: the training method; its parameters are named `method.*`.
     """
-    height, width = padded((1, 1), model.size_divisor)
-    if model.backbone.input_size is None:
-        height, width = 2 * height, 2 * width
+    height, width = model.backbone.input_size or (2 * model.size_divisor, 2 * model.size_divisor)
     blank = _blank(model, height, width)
     if method.views > 1:
         blank["other_views"] = [_blank(model, height, width) for _ in range(method.views - 1)]

@@ -81,7 +81,7 @@ class EvaluationPlan:
         Raises DataError for images without labels, and if no class is mapped.
         """
         replaced = None if model.replaced_resize is None else EvaluationTransform(model.replaced_resize)
-        data = data.padded_to(model.size_divisor, replaced)
+        data = data.padded_to(model.padding, replaced)
         check_channels(data.val, model)
         data.val.check_labels()
         labelled = labelled_heads(model, data.val, classes or {})

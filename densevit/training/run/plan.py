@@ -97,7 +97,7 @@ class Plan:
         lightning.seed_everything(config.seed, verbose=False)
         trainer = _trainer(config, callbacks)
         model, config, loaded, is_given, has_weights = build_model(inputs)
-        data = inputs.data.padded_to(model.size_divisor)
+        data = inputs.data.padded_to(model.padding)
         options = kept_options(config.method, inputs.run)
         method: Method = registry.create("methods", config.method.name, model, options=options, where="method")
         check_method(method, model)

@@ -69,7 +69,6 @@ class ViT(TokenEmbedding):
     feature_norm_eps: epsilon of the norm of the features, 1e-5 in Depth Anything 3; None: `norm_eps`.
     fixed_size: takes images of `image_size` x `image_size` only, to which smaller images are padded, as in published
         EoMT.
-    black_padding: padding is black, as in EoMT and PMT; False: it has the mean colour.
     gradient_checkpointing: activation checkpointing per block in training.
     in_channels: the number of channels of images.
     """
@@ -99,7 +98,6 @@ class ViT(TokenEmbedding):
         norm_eps: float = EPS,
         feature_norm_eps: float | None = None,
         fixed_size: bool = False,
-        black_padding: bool = False,
         gradient_checkpointing: bool = False,
         in_channels: int = 3,
     ) -> None:
@@ -137,7 +135,6 @@ class ViT(TokenEmbedding):
         self.channels = (*self.stem.channels, *(width for _ in features))
         self.strides = (*self.stem.strides, *(patch_size for _ in features))
         self.input_size = (image_size, image_size) if fixed_size else None
-        self.black_padding = black_padding
         self.stride, self.positions, self.readout = patch_size, positions, readout
         self.window = None if windows is None else windows.size
         self.head_channels, self.gradient_checkpointing = width // heads, gradient_checkpointing

@@ -31,7 +31,7 @@ from densevit.interfaces import (
 from densevit.layouts import GRID, TOKENS, backbone_lines, count, find, part
 from densevit.set_prediction.mask_segments import Task
 from densevit_heads.eomt import published_models
-from densevit_heads.parts.mask_checkpoints import KEYS, task_classes, task_of
+from densevit_heads.parts.mask_checkpoints import KEYS, as_authors, task_classes, task_of
 
 NAMES: dict[Task, str] = {"panoptic": "eomt", "instance": "eomt_instance", "semantic": "eomt_semantic"}
 _NUM_BLOCKS = {"small": 3, "base": 3, "giant": 5}  # of the published models; 4 in "large"
@@ -148,7 +148,7 @@ def _describe(tensors: StateDict, task: Task, dinov3: bool) -> dict[str, Any]:
             _NUM_BLOCKS.get(backbone["variant"], 4), count(tensors, r"backbone\.blocks\.(\d+)\.norm1\.weight")
         ),
     }
-    return {"backbone": backbone | {"fixed_size": True, "black_padding": True}, "heads": {KEYS[task]: section}}
+    return {"backbone": backbone | {"fixed_size": True}, "heads": {KEYS[task]: section}}
 
 
 def _saved(state: StateDict, metadata: Mapping[str, Any], task: Task, dinov3: bool) -> dict[str, Any]:
@@ -220,11 +220,13 @@ def _with_tasks(
                 saved=partial(_saved, task=task, dinov3=dinov3),
                 implied=layout.options.implied,
                 runtime=backbone.runtime,
-                project_defaults=(*backbone.project_defaults, "fixed_size", "black_padding"),
+                project_defaults=(*backbone.project_defaults, "fixed_size"),
             ),
             publishing=replace(
                 layout.publishing,
                 recipe=_recipe,
+                black_padding=True,
+                as_authors=as_authors(task),
                 models={name: model for name, model in layout.publishing.models.items() if model.task == key},
             ),
         )

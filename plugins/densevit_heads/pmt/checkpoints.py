@@ -19,7 +19,7 @@ from densevit.interfaces import (
 )
 from densevit.layouts import count
 from densevit.set_prediction.mask_segments import Task
-from densevit_heads.parts.mask_checkpoints import KEYS, task_classes, task_of
+from densevit_heads.parts.mask_checkpoints import KEYS, as_authors, task_classes, task_of
 from densevit_heads.pmt.published_models import MODELS
 
 NAMES: dict[Task, str] = {"panoptic": "pmt", "instance": "pmt_instance", "semantic": "pmt_semantic"}
@@ -71,8 +71,7 @@ def _of(task: Task) -> CheckpointLayout:
         blocks = count(tensors, rf"{head}\.blocks\.(\d+)\.norm1\.weight")
         section = {"name": NAMES[task], "num_queries": queries, "num_blocks": blocks}
         dinov3 = {"layer_scale": 1e-5, "key_bias": False, "norm_eps": 1e-5}
-        padding = {"fixed_size": True, "black_padding": True}
-        return {"backbone": backbone | dinov3 | padding, "heads": {key: section}}
+        return {"backbone": backbone | dinov3 | {"fixed_size": True}, "heads": {key: section}}
 
     return CheckpointLayout(
         name="pmt" if task == "panoptic" else f"pmt-{task}",
@@ -94,11 +93,13 @@ def _of(task: Task) -> CheckpointLayout:
                 "network.encoder.pixel_std": "the normalisation of pixels",
             }
         ),
-        options=LayoutOptions(project_defaults=("fixed_size", "black_padding")),
+        options=LayoutOptions(project_defaults=("fixed_size",)),
         publishing=Publishing(
             licences=_LICENCES,
             files={"hf:tue-mps/*pmt*": _LICENCES},
             models={name: model for name, model in MODELS.items() if model.task == key},
+            black_padding=True,
+            as_authors=as_authors(task),
         ),
     )
 

@@ -13,7 +13,6 @@ import torch
 
 from densevit.errors import DensevitError, did_you_mean
 from densevit.interfaces import Batch
-from densevit.layers.padding import padded
 from densevit.model import DenseModel, InferenceModel
 
 MODES: dict[str, tuple[torch.dtype | None, bool]] = {  # dtype of autocast, whether compiled
@@ -65,7 +64,7 @@ class Forward:
         if compiled and isinstance(model, DenseModel):
             model.compile()
         generator = torch.Generator().manual_seed(0)
-        height, width = padded(size, model.size_divisor)
+        height, width = model.padded_size(size)
         padding = torch.ones(batch, height, width, dtype=torch.bool)
         padding[:, : size[0], : size[1]] = False
         images = model.blank_images(batch, (height, width))

@@ -56,7 +56,7 @@ def training_cost(config: Config, data: DataSplits, sizes: np.ndarray, findings:
                 check_labels(config, data)
             config = with_channels(config, data.train)
             model = build_from_sections(config, classes_by_head(config, data.train), pretrained=False)
-            data = data.padded_to(model.size_divisor)
+            data = data.padded_to(model.padding)
             budget = Budget.of(config.trainer, data.batches_per_epoch(), config.data.batch_size, 1)
             check_model(config, data, model)
             check_budget(budget, config)

@@ -78,7 +78,7 @@ def inspect_model(
         )
     if dense.resize is not None:
         sample = EvaluationTransform(dense.resize)(sample)
-    batch = collate([sample], dense.size_divisor, channels=dense.channels)
+    batch = collate([sample], dense.padding, channels=dense.channels)
     shown = as_rgb(batch["images"][0].permute(1, 2, 0).numpy(), dense.channels)
     inner = sample["image"].shape[1:]  # without padding
     share = (0.5, 0.5) if at is None else (at[1] / height, at[0] / width)

@@ -53,7 +53,7 @@ class MethodFixture(Fixture):
         """The first batch, with the views of the method."""
         data = build_data(self.config)
         data.use(method)
-        batch: Batch = next(iter(data.padded_to(self.model.size_divisor).train_loader()))
+        batch: Batch = next(iter(data.padded_to(self.model.padding).train_loader()))
         return batch
 
     def losses(self, method: Method, batch: Batch, step: int = 0) -> Losses:
@@ -147,7 +147,7 @@ def validation_losses(fixture: MethodFixture) -> None:
     method = fixture.build().eval()
     if type(method).validation_losses is Method.validation_losses:
         raise NotChecked("not implemented: without heads, the last epoch is saved")
-    batch = next(iter(build_data(fixture.config).padded_to(fixture.model.size_divisor).val_loader()))
+    batch = next(iter(build_data(fixture.config).padded_to(fixture.model.padding).val_loader()))
     model = method.eval_model(fixture.model).eval()
     with torch.no_grad():
         first, second = (method.validation_losses(model, batch) for _ in range(2))

@@ -87,10 +87,8 @@ def pmt(layout: str, task: str, folder: Path, side: int) -> tuple[DenseModel, Ne
     head, backbone = find(layout), find("transformers-dinov3")
     model = build_model(configs.load(RECIPES[task], overrides), head.classes(state, {}) if head.classes else {}).eval()
     described = head.describe(translate(state, head).tensors)["backbone"]
-    options = model.sections.backbone.options
-    assert {key: options[key] for key in head.options.project_defaults} == {
-        key: described[key] for key in head.options.project_defaults
-    }
+    assert described["fixed_size"] == (model.backbone.input_size is not None)
+    assert head.publishing.black_padding == model.backbone.black_padding
     tensors = {f"backbone.{key}": x for key, x in translate(theirs.state_dict(), backbone).tensors.items()}
     missing, unexpected = model.load_state_dict(tensors | translate(state, head).tensors, strict=False)
     assert unexpected == [] and all(key.endswith("num_batches_tracked") for key in missing)
