@@ -115,9 +115,11 @@ def _images_of(
             lines.append(
                 f"backbone.{key} is {[*trained]}, as these weights were trained with, in place of {[*current]}."
             )
-        if section.black_padding is None and checkpoint.black_padding:
+        if checkpoint.black_padding and section.black_padding is None:
             update["black_padding"] = True
-            lines.append("backbone.black_padding is true, as these weights were trained with.")
+            lines.append("backbone.black_padding is true, as these weights were trained with, in place of false.")
+        elif checkpoint.black_padding and not section.black_padding:
+            lines.append("Warning: backbone.black_padding stays false; these weights were trained with true.")
         if stem:
             lines.append(f"Trained like heads, for new channels: backbone.{', backbone.'.join(stem)}.")
     update["adapted_stem"] = tuple(dict.fromkeys((*section.adapted_stem, *stem)))

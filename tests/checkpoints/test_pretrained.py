@@ -1,5 +1,7 @@
 """Pretrained weights of a made-up project in a config: a backbone and a complete model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -56,6 +58,23 @@ def file(tmp_path):
         return str(tmp_path / "theirs.pth")
 
     return file
+
+
+@pytest.mark.parametrize(
+    ("given", "black", "facts"),
+    [
+        ({}, True, "backbone.black_padding is true, as these weights were trained with, in place of false."),
+        ({"black_padding": True}, True, ""),
+        ({"black_padding": False}, False, "Warning: backbone.black_padding stays false; these weights were trained"),
+    ],
+)
+def test_padding_has_the_colour_of_the_weights(given, black, facts, file, only_layouts, tmp_path):
+    layout = replace(ENCODER, publishing=Publishing(black_padding=True))
+    only_layouts({layout.name: layout})
+    model, _, [report] = loaded({"weights": file(encoder()), **given})
+    assert model.backbone.black_padding is black and "".join(report.notes[1:]).startswith(facts)
+    save(model, tmp_path / "model.safetensors")
+    assert load_file(tmp_path, trust=True).backbone.black_padding is black
 
 
 def test_foreign_backbone_sets_mean_and_std(file, tmp_path):

@@ -64,7 +64,7 @@ def seen(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         default_thresholds={"detection": 0.5},
         backbone=SimpleNamespace(input_size=None),
         recorded_evaluation=None,
-        size_divisor=16,
+        padding=16,
         channels=RGB,
         classes={"detection": CLASSES},
         heads=heads,
