@@ -1,6 +1,7 @@
 """The table of docs/development/as-the-authors.md is the layouts' records; tools/check --write fills it in."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import astuple, fields
 
@@ -27,7 +28,8 @@ def table() -> str:
         for record, layouts in names.items()
     ]
     lines = [f"|{'|'.join(cells)}|" for cells in (heads, ["---"] * len(heads), *rows)]
-    return "\n".join([*lines, "", f"Without a record: {', '.join(without_record) or 'none'}."])
+    last = f"Without a record: {', '.join(without_record) or 'none'}."
+    return "\n".join([*lines, "", *textwrap.wrap(last, 120, break_on_hyphens=False)])
 
 
 def written(tree: Tree) -> str:
