@@ -158,10 +158,6 @@ class InferenceModel:
         """The size of an image (h, w) with its padding."""
         return padded(size, self.padding)
 
-    def padded_size(self, size: Size) -> Size:
-        """The size (h, w) of a batch of images of one size: `size` padded to `size_divisor`."""
-        return padded(size, self.size_divisor)
-
     @property
     def default_thresholds(self) -> dict[str, float]:
         """Each head's default minimum score of objects, for `predict`, drawings, tables, exported files and prelabels:
