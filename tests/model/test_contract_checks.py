@@ -75,9 +75,7 @@ def test_a_module_that_is_wrapped_with_a_wrong_stride_is_an_error() -> None:
 
 
 def test_tokens_of_another_grid_are_an_error() -> None:
-    backbone = densevit.create_backbone(
-        "vit", variant="nano", patch_size=8, positions="sine"
-    )  # patches of 8 x 8 pixels
+    backbone = densevit.create_backbone("vit", variant="nano", patch_size=8)
     backbone.strides = (16,) * 4
     head = densevit.create_head("eomt_semantic", backbone.channels, backbone.strides, ["a"], num_queries=2)
     model = DenseModel(backbone, {"s": head})
