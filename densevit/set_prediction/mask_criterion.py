@@ -24,6 +24,7 @@ from densevit.set_prediction.mask_segments import (
     OVERSAMPLING,
     REQUIRED_TARGETS,
     MaskSegments,
+    PaddingMode,
     Task,
     chunks,
     random_points,
@@ -141,8 +142,7 @@ class MaskCriterion:
         """
         points = random_points(len(cells), self.num_points, cells.device, generator)
         truth = segments.at(torch.arange(len(segments.labels), device=cells.device), points[segments.image])  # (T, P)
-        grid = 2.0 * (points * scales[:, None])[:, :, None] - 1.0
-        logits = F.grid_sample(cells, grid, padding_mode="border", align_corners=False)[..., 0]  # (B, K, P)
+        logits = sample(cells, points * scales[:, None], "border")  # (B, K, P)
         log_probability = logits.log_softmax(1)
         cross_entropy = -log_probability[segments.image, segments.labels]
         return ((cross_entropy * truth).sum(1) / truth.sum(1).clamp(min=1e-6)).sum()
@@ -162,17 +162,18 @@ def mask_losses(
     pairs: MatchedPairs,
     num_points: int,
     generator: torch.Generator | None,
+    padding_mode: PaddingMode = "zeros",
 ) -> Tensor:
     """Binary cross-entropy and dice of the matched masks of L layers at points, summed over masks: (2, L).
 
     embeddings: (L, B, Q, C). pixels: (B, C, h, w), or (L, B, C, h, w) of each layer. scales: (B, 2), the result of
-    `image_shares`. pairs: the result of `match`, on the CPU.
+    `image_shares`. pairs: the result of `match`, on the CPU. padding_mode: the argument of `sample`.
     """
     counts = pairs.image.bincount(minlength=len(segments.counts)).tolist()
     pairs = pairs.to(pixels.device)
     values = len(pairs.image) * max(pixels.shape[-2] * pixels.shape[-1], int(OVERSAMPLING * num_points))
     parts = [
-        _mask_terms(part, embeddings, pixels, segments, scales, pairs, counts, num_points, generator)
+        _mask_terms(part, embeddings, pixels, segments, scales, pairs, counts, num_points, generator, padding_mode)
         for part in chunks(len(embeddings), values)
     ]
     return torch.cat(parts, dim=1)
@@ -188,6 +189,7 @@ def _mask_terms(
     counts: Sequence[int],
     num_points: int,
     generator: torch.Generator | None,
+    padding_mode: PaddingMode,
 ) -> Tensor:
     """Binary cross-entropy and dice of the matched masks of some layers, summed over masks: (2, l).
 
@@ -203,10 +205,11 @@ def _mask_terms(
     scale = scales[pairs.image].repeat(len(queries), 1)  # (l * M, 2)
     with torch.no_grad():
         point_weights = functools.partial(segments.point_weights, targets.flatten())
-        points = uncertain_points(_maps(matched, pixels, counts), scale, num_points, generator, point_weights)
+        maps = _maps(matched, pixels, counts)
+        points = uncertain_points(maps, scale, num_points, generator, point_weights, padding_mode)
         truth, weight = segments.at(targets.flatten(), points), point_weights(points)  # (l * M, P)
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-    x = checkpoint(_at_points, matched, pixels, counts, points * scale[:, None], **options)
+    x = checkpoint(_at_points, matched, pixels, counts, points * scale[:, None], padding_mode, **options)
     p = x.sigmoid()
     if weight is None:
         cross_entropy = F.binary_cross_entropy_with_logits(x, truth, reduction="none").mean(1)
@@ -238,6 +241,8 @@ def _maps(matched: Tensor, pixels: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat(maps, dim=1).flatten(0, 1)
 
 
-def _at_points(matched: Tensor, pixels: Tensor, counts: Sequence[int], points: Tensor) -> Tensor:
+def _at_points(
+    matched: Tensor, pixels: Tensor, counts: Sequence[int], points: Tensor, padding_mode: PaddingMode
+) -> Tensor:
     """Mask logits (l * M, P) at points (l * M, P, 2), xy in 0 ... 1 of the maps."""
-    return sample(_maps(matched, pixels, counts)[:, None], points)[:, 0]
+    return sample(_maps(matched, pixels, counts)[:, None], points, padding_mode)[:, 0]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.losses.matching import MatchedPairs, assign, class_probabilities
-from densevit.set_prediction.mask_segments import MaskSegments, chunks, random_points, sample
+from densevit.set_prediction.mask_segments import MaskSegments, PaddingMode, chunks, random_points, sample
 from densevit.set_prediction.queries import MaskQueries
 
 
@@ -50,11 +50,12 @@ def mask_costs(
     num_points: int,
     weights: MaskWeights,
     generator: torch.Generator | None,
+    padding_mode: PaddingMode = "zeros",
 ) -> Tensor:
     """Binary cross-entropy and dice of each segment and the queries of its image, (L, T, Q), at random points, the same
     for all layers and queries of an image, without unlabelled pixels.
 
-    embeddings: (L, B, Q, C). Other arguments: see `match`.
+    embeddings: (L, B, Q, C). padding_mode: the argument of `sample`. Other arguments: see `match`.
     """
     L, B, Q = embeddings.shape[:3]
     none = pixels.new_zeros(1, num_points, 2)  # no number is drawn for an image without segments
@@ -65,7 +66,8 @@ def mask_costs(
     labelled = torch.ones_like(truth) if labelled is None else labelled
     # Sampling and products are linear: the samples of per-pixel embeddings, (B or L * B, C, P), give samples of masks.
     maps = pixels.flatten(0, -4)
-    embedded = sample(maps, (points * scales[:, None]).repeat(len(maps) // B, 1, 1)).unflatten(0, (-1, B))
+    in_maps = (points * scales[:, None]).repeat(len(maps) // B, 1, 1)
+    embedded = sample(maps, in_maps, padding_mode).unflatten(0, (-1, B))
     costs = [truth.new_zeros(L, 0, Q)]
     for image, rows in enumerate(zip(truth.split(segments.counts), labelled.split(segments.counts), strict=True)):
         t, w = rows[0].T, rows[1][:1].T  # (P, T_i), (P, 1)

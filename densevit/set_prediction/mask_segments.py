@@ -20,6 +20,7 @@ IMPORTANCE = 0.75  # share of points that are the most uncertain; the others are
 _CHUNK = 2**24  # values of the maps that are computed at once: 64 MB in fp32
 
 Task = Literal["panoptic", "instance", "semantic"]
+PaddingMode = Literal["zeros", "border"]
 REQUIRED_TARGETS: dict[Task, tuple[str, ...]] = {
     "panoptic": ("panoptic",),
     "instance": ("masks", "labels"),
@@ -190,9 +191,14 @@ def chunks(layers: int, values: int) -> Iterator[slice]:
         yield slice(first, min(first + step, layers))
 
 
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of maps (N, C, h, w) at points (N, P, 2), xy in 0 ... 1 of the map. Returns (N, C, P)."""
-    return F.grid_sample(maps, 2.0 * points[:, :, None] - 1.0, align_corners=False)[..., 0]
+def sample(maps: Tensor, points: Tensor, padding_mode: PaddingMode = "zeros") -> Tensor:
+    """Bilinear samples of maps (N, C, h, w) at points (N, P, 2), xy in 0 ... 1 of the map. Returns (N, C, P).
+
+    padding_mode: the argument of `F.grid_sample`, for points within half a cell of the border: "zeros" as in
+    Mask2Former, "border" as in RF-DETR.
+    """
+    grid = 2.0 * points[:, :, None] - 1.0
+    return F.grid_sample(maps, grid, padding_mode=padding_mode, align_corners=False)[..., 0]
 
 
 def random_points(count: int, num_points: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -207,16 +213,17 @@ def uncertain_points(
     num_points: int,
     generator: torch.Generator | None,
     point_weights: Callable[[Tensor], Tensor | None] = lambda points: None,
+    padding_mode: PaddingMode = "zeros",
 ) -> Tensor:
     """Points for the mask losses: three quarters have the logits nearest 0 among random candidates, the others are
     random.
 
     maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. point_weights:
     returns the weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if
-    there are enough others. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
+    there are enough others. padding_mode: the argument of `sample`. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
     """
     candidates = random_points(len(maps), int(num_points * OVERSAMPLING), maps.device, generator)
-    uncertainty = -sample(maps[:, None], candidates * scale[:, None])[:, 0].abs()  # (N, 3P)
+    uncertainty = -sample(maps[:, None], candidates * scale[:, None], padding_mode)[:, 0].abs()  # (N, 3P)
     weight = point_weights(candidates)
     if weight is not None:
         uncertainty = uncertainty.masked_fill(weight <= 0, float("-inf"))

@@ -85,6 +85,9 @@ def test_points_are_uniform_and_maps_are_sampled_between_cells():
     maps = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]], [[0.0, 0.0], [0.0, 8.0]]]])
     at = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]])  # x, y
     assert sample(maps, at).tolist() == [[[1, 2, 2.75, 3], [0, 0, 2, 0]]]
+    edge = torch.tensor([[[0.0, 0.25], [1.0, 1.0]]])  # half a cell beyond a centre: on the border
+    assert sample(maps, edge).tolist() == [[[0.5, 1.25], [0, 2]]]
+    assert sample(maps, edge, "border").tolist() == [[[1, 5], [0, 8]]]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ class GroupedInstanceCriterion(GroupedDfineCriterion):
             if not images:  # sums over nothing, which are connected to the graph
                 nothing = embeddings.sum() + pixels.sum()
                 return {**super().losses(outputs, targets, context), "mask": nothing, "dice": nothing}
-            points = PointMasks.of([targets[i] for i in images], pixels, self.mask_stride, outputs["generator"])
+            chosen = [targets[i] for i in images]
+            points = PointMasks.of(chosen, pixels, self.mask_stride, outputs["generator"], "zeros")
             outputs = self._matched(outputs, targets, context, embeddings, points)
             losses = super().losses(outputs, targets, context)
             return losses | self._mask_losses(losses, outputs, images, context, embeddings, points)

@@ -44,7 +44,7 @@ class InstanceCriterion(GroupCriterion):
             if not chosen:  # sums over nothing, which are connected to the graph
                 masks = (embeddings.sum((1, 2, 3)) + pixels.sum((1, 2, 3, 4))).expand(2, -1)
             else:
-                points = PointMasks.of(chosen, pixels, self.mask_stride, outputs["generator"])
+                points = PointMasks.of(chosen, pixels, self.mask_stride, outputs["generator"], "border")
                 cost = matching_costs(logits, boxes, objects, self.costs, softmax=False)  # ((1 + L) * G, T, Q)
                 mask_cost = points.costs(embeddings, self.mask_weights)  # (1 + L, T, G * Q)
                 cost = cost + mask_cost.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)

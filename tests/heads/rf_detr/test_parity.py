@@ -1,9 +1,10 @@
 """The RF-DETR head against transformers' RfDetrForObjectDetection, RfDetrForInstanceSegmentation and
 LwDetrForObjectDetection.
 
-They have the same weights, features and targets; RF-DETR has one level, LW-DETR three. Two deviations of transformers
-from the authors' code are undone for the comparison: the features of the masks of proposals are not projected, and the
-number of points in the matching does not depend on the masks.
+They have the same weights, features and targets; RF-DETR has one level, LW-DETR three. Three deviations of transformers
+from the authors' code (rfdetr 1.11.2) are undone for the comparison: the features of the masks of proposals are not
+projected, the number of points in the matching does not depend on the masks, and points near the border are sampled
+with zeros as padding.
 """
 
 from typing import Any
@@ -147,6 +148,8 @@ def same_parameter_gradients(
 
 def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without padding, which takes part in their masks. Points are the same ones for all masks."""
+    from transformers.loss import loss_rf_detr
+
     theirs, ours = make_pair("RfDetrForInstanceSegmentation", (16,))
     size = (96, 160)
     padding_mask, labels, targets = scene([size] * len(COUNTS), COUNTS, len(CLASSES))
@@ -159,7 +162,10 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
     def rand(count: int, number: int, *_: int, **__: Any) -> Tensor:
         return table[: of_matching if count == 1 else number].expand(count, -1, -1)
 
-    theirs_head = theirs.segmentation_head
+    theirs_head, sample_point = theirs.segmentation_head, loss_rf_detr.sample_point
+
+    def sampled(*arguments: Tensor, **options: Any) -> Tensor:
+        return sample_point(*arguments, **options, padding_mode="border")
 
     def segmentation_head(x: Tensor, queries: Any, size: Any, skip_blocks: bool = False) -> Any:
         if not skip_blocks:
@@ -168,6 +174,7 @@ def test_masks_and_their_losses_and_gradients(monkeypatch: pytest.MonkeyPatch) -
         return theirs.get_mask_logits(queries, theirs.spatial_features_proj(x))
 
     monkeypatch.setattr(torch, "rand", rand)
+    monkeypatch.setattr(loss_rf_detr, "sample_point", sampled)
     theirs.segmentation_head = segmentation_head
     theirs.model.model.backbone = GivenFeatures(features, first_pair)
     output = theirs(torch.zeros(len(COUNTS), 3, *size), labels=labels)
