@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from densevit.interfaces import LABEL_DIVISOR, VOID, Class, Outputs
+from densevit.layers import upsampling
 from densevit.layers.tracing import as_tensor, computed_rows, is_exporting, kept_rows
 from densevit.losses.distributed import to_device
 
@@ -25,7 +26,7 @@ Size = tuple[int, int]
 class MaskLogits(NamedTuple):
     """Masks of an image. logits: (Q, h, w). stride: pixels of the image per pixel of the masks. size: (h, w) of the
     image in the network's input. original: (h, w) of the image file. lowest_score: instances of lower scores are not
-    needed.
+    needed. align_corners: the argument of `upsampled`.
     """
 
     logits: Tensor
@@ -33,6 +34,7 @@ class MaskLogits(NamedTuple):
     size: Size
     original: Size
     lowest_score: Tensor | float = 0.0
+    align_corners: bool = False
 
     def resized(self, index: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields chunks of q masks: position of the first mask in `index`, logits (q, *size), logits (q, *original).
@@ -46,14 +48,20 @@ class MaskLogits(NamedTuple):
             step = max(1, _CHUNK_PIXELS // area)
             firsts = [*range(0, len(logits), step)]
         for first in firsts:
-            x, y = upsampled(logits[None, first : first + step], self.stride, self.size, self.original)
+            part = logits[None, first : first + step]
+            x, y = upsampled(part, self.stride, self.size, self.original, self.align_corners)
             yield first, x.squeeze(0), y.squeeze(0)
 
 
-def upsampled(masks: Tensor, stride: int, size: Size, original: Size) -> tuple[Tensor, Tensor]:
-    """Mask logits (B, Q, *size) and (B, Q, *original) from logits (B, Q, h, w) of the padded batch at this stride."""
-    x = F.interpolate(masks, scale_factor=stride, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
-    return x, x if size == original else F.interpolate(x, original, mode="bilinear", align_corners=False)
+def upsampled(
+    masks: Tensor, stride: int, size: Size, original: Size, align_corners: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Mask logits (B, Q, *size) and (B, Q, *original) from logits (B, Q, h, w) of the padded batch at this stride.
+
+    align_corners: see `densevit.layers.upsampling.upsampled`; the image is then resized with corners aligned, too.
+    """
+    x = upsampling.upsampled(masks, stride, size, align_corners)
+    return x, x if size == original else F.interpolate(x, original, mode="bilinear", align_corners=align_corners)
 
 
 def semantic(logits: Tensor, masks: MaskLogits) -> Tensor:
@@ -179,9 +187,11 @@ def numbered_segments(labels: Tensor, valid: Tensor, classes: Sequence[Class]) -
     return torch.where(valid, labels * LABEL_DIVISOR + number, VOID)
 
 
-def exported_queries(outputs: Outputs, stride: int, size: Size, original_size: Size | None) -> dict[str, Tensor]:
+def exported_queries(
+    outputs: Outputs, stride: int, size: Size, original_size: Size | None, align_corners: bool = False
+) -> dict[str, Tensor]:
     """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W) of a batch of one size, for exported files."""
-    _, masks = upsampled(outputs["masks"].float(), stride, size, original_size or size)
+    _, masks = upsampled(outputs["masks"].float(), stride, size, original_size or size, align_corners)
     return {"scores": outputs["logits"].float().softmax(-1)[..., :-1], "mask_logits": masks}
 
 

@@ -220,7 +220,8 @@ def uncertain_points(
 
     maps: logits (N, h, w). scale: (N, 2), the share of columns and rows of each map that are the image. point_weights:
     returns the weights (N, P) of points (N, P, 2), None if all are 1; points of weight 0 are not chosen as uncertain if
-    there are enough others. padding_mode: the argument of `sample`. Returns (N, num_points, 2), xy in 0 ... 1 of the image.
+    there are enough others. padding_mode: the argument of `sample`. Returns (N, num_points, 2), xy in 0 ... 1 of the
+    image.
     """
     candidates = random_points(len(maps), int(num_points * OVERSAMPLING), maps.device, generator)
     uncertainty = -sample(maps[:, None], candidates * scale[:, None], padding_mode)[:, 0].abs()  # (N, 3P)

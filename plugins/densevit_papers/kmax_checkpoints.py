@@ -7,10 +7,8 @@ and models on ConvNeXt, whose patches begin a pixel left of and above the image 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from densevit.errors import WeightsError
-from densevit.interfaces import Change, CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
+from densevit.interfaces import CheckpointLayout, Class, LayoutOptions, Licences, Line, Publishing, StateDict
 from densevit.layouts import count, find, panoptic_classes, part
 
 _HEAD = "heads.panoptic"
@@ -18,11 +16,8 @@ _PIXELS, _DECODER = "sem_seg_head.pixel_decoder", "sem_seg_head.predictor"
 _LABELS = "_transformer_class_head.conv"
 _NUM_STAGES = 4  # of the pixel decoder
 _IMAGE_SIZE = 1281  # odd: the authors' code then aligns corners
-_RESNET = {"norm": "sync", "norm_eps": 1e-3}
+_RESNET = {"norm": "sync", "norm_eps": 1e-3, "norm_momentum": 0.01}
 _ADE20K = {"drop_path": 0.0, "thing_threshold": 0.4, "stuff_threshold": 0.4}  # other models have the head's defaults
-
-# The semantic classifier has a row of void, the last one, which no pixel of the loss has as its label.
-_WITHOUT_VOID = Change(lambda x: x[:-1], lambda x: torch.cat([x, torch.zeros_like(x[:1])]))
 
 
 def _resnet_lines() -> list[Line]:
@@ -130,7 +125,7 @@ def _semantic_lines() -> list[Line]:
     names |= {f"conv_block_{j}": f"classifier.0.{j}" for j in range(2)}
     return [
         *_conv_norms(source, target, names),
-        Line(f"{source}.final_conv.conv.*", f"{target}.classifier.1.*", _WITHOUT_VOID),
+        Line(f"{source}.final_conv.conv.*", f"{target}.classifier.1.*"),
     ]
 
 
@@ -171,7 +166,9 @@ def describe(tensors: StateDict) -> dict[str, Any]:
         head["feedforward"] = len(tensors[f"{_HEAD}.layers.0.ffn.0.0.weight"])
     if len(tensors[f"{_HEAD}.predictor.label_head.bias"]) == 150 + 1:
         head |= _ADE20K
-    if f"{_HEAD}.semantic_head.classifier.1.bias" not in tensors:
+    if f"{_HEAD}.semantic_head.classifier.1.bias" in tensors:
+        head["semantic_void"] = True
+    else:
         head["losses"] = {"semantic": 0.0}
     backbone = find("torchvision-resnet").describe(part(tensors, "backbone."))["backbone"]
     return {"backbone": backbone | _RESNET, "heads": {"panoptic": head}}
@@ -205,7 +202,9 @@ KMAX_DEEPLAB = CheckpointLayout(
     lines=(*_resnet_lines(), *_pixel_decoder_lines(), *_decoder_lines(), *_semantic_lines()),
     describe=describe,
     classes=_classes,
-    options=LayoutOptions(project_defaults=("norm_eps", f"{_HEAD}.align_corners")),
+    options=LayoutOptions(
+        project_defaults=("norm_eps", "norm_momentum", f"{_HEAD}.align_corners", f"{_HEAD}.semantic_void")
+    ),
     publishing=Publishing(
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),

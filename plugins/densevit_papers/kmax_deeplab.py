@@ -10,6 +10,7 @@ from densevit.interfaces import Class, Outputs, Targets
 from densevit.layers.drop_path import DropPath
 from densevit.layers.norms import LayerNorm2d
 from densevit.layers.precision import at_least_fp32, autocast_off
+from densevit.layers.upsampling import upsampled
 from densevit.set_prediction.levels import without_padding
 from densevit.set_prediction.limits import MAX_LAYERS, check_classes, check_counts
 from densevit.set_prediction.queries import resized_queries
@@ -30,7 +31,6 @@ from densevit_papers.max_deeplab_layers import (
     levels_of,
     padding_of,
     split_heads,
-    upsampled,
 )
 from densevit_papers.max_deeplab_masks import MaskOutputs
 from densevit_papers.max_deeplab_predictions import (
@@ -177,8 +177,9 @@ class KMaXDeepLab(PanopticTransformer):
     sampling: the pixels drawn for the instance and semantic loss.
     void_weighting: the argument of `PQCriterion`.
     thing_threshold, stuff_threshold: least class probabilities of segments in the panoptic map.
-    align_corners: the argument of `interpolate` for maps that the network upsamples, true in the authors' code for
-        images of 32 n + 1 pixels a side.
+    align_corners: cells of maps are at their first pixels in all resizing and in the targets, as in the authors' code
+        for images of 32 n + 1 pixels a side; otherwise at their centres.
+    semantic_void: the semantic loss has a class of void, which no pixel has as its label, as in the authors' code.
     """
 
     finest_stride = 4
@@ -202,6 +203,7 @@ class KMaXDeepLab(PanopticTransformer):
         thing_threshold: float = 0.7,
         stuff_threshold: float = 0.5,
         align_corners: bool = False,
+        semantic_void: bool = False,
     ) -> None:
         super().__init__(channels, strides, classes)
         check_classes(classes, "panoptic")
@@ -225,9 +227,11 @@ class KMaXDeepLab(PanopticTransformer):
         self.predictor = MaskPredictor(maps[-1], width, width // 2, K, activation)
         self.align_corners, self.semantic_head = align_corners, None
         if losses.semantic:
-            self.semantic_head = SemanticDecoder(channels, levels, width, K, activation, align_corners)
-        options = (losses, sampling, void_weighting, self.warn_of_objects)
-        self.criterion = PQCriterion(self.classes, num_queries, levels[-1].stride, *options)
+            rows = K + int(semantic_void)
+            self.semantic_head = SemanticDecoder(channels, levels, width, rows, activation, align_corners)
+        stride = levels[-1].stride
+        options = (losses, sampling, void_weighting, align_corners, self.warn_of_objects)
+        self.criterion = PQCriterion(self.classes, num_queries, stride, *options)
 
     def forward(self, features: list[Tensor], padding_mask: Tensor, targets: list[Targets] | None = None) -> Outputs:
         """The outputs of `PanopticTransformer`; in training `layers` has all layers, with masks and features resized to

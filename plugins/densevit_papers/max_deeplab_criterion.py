@@ -44,7 +44,8 @@ class PQCriterion:
     MaX-DeepLab's losses.
     void_weighting: the class loss of an unmatched query is weighted by the share of its mask on unlabelled cells, at
     least 1e-5, as in the code of both papers; False: by 1, as in MaX-DeepLab's paper.
-    check_counts: called with the number of segments and the id of each image (`Head.warn_of_objects`).
+    align_corners: cells of masks are at their first pixels, instead of at their centres. check_counts: called with the
+    number of segments and the id of each image (`Head.warn_of_objects`).
     """
 
     classes: Sequence[Class]
@@ -53,6 +54,7 @@ class PQCriterion:
     weights: MaskLossWeights
     sampling: Sampling | None = None
     void_weighting: bool = False
+    align_corners: bool = False
     check_counts: Callable[[list[int], list[int | str]], None] = lambda counts, images: None
 
     def loss_counts(self, targets: list[Targets]) -> Counts:
@@ -100,7 +102,8 @@ class PQCriterion:
     def _labelled(self, targets: Sequence[Targets], device: torch.device) -> dict[int, GridTruth]:
         """The segments of each image with segments, by image index. Images without segments have no labelled cell."""
         indices = [i for i, target in enumerate(targets) if all(key in target for key in REQUIRED_TARGETS["panoptic"])]
-        truths = GridTruth.of([targets[i] for i in indices], len(self.classes), self.stride, device)
+        labelled = [targets[i] for i in indices]
+        truths = GridTruth.of(labelled, len(self.classes), self.stride, device, self.align_corners)
         return {i: truth for i, truth in zip(indices, truths, strict=True) if len(truth.labels)}
 
     def _layer_terms(

@@ -15,6 +15,7 @@ from densevit.layers.norms import SyncBatchNorm2d
 from densevit.layers.pooling import masked_mean
 from densevit.layers.positions import mask_on_grid
 from densevit.layers.precision import HALF, at_least_fp32, autocast_off
+from densevit.layers.upsampling import upsampled
 from densevit.losses.distributed import process_count
 from densevit_papers.max_deeplab_masks import MaskOutputs
 
@@ -216,22 +217,6 @@ class ResizedFuse(nn.Module):
         x = self.fine(fine)
         y = upsampled(self.coarse(coarse), ratio, (x.shape[2], x.shape[3]), self.align_corners)
         return y.to(x.dtype) + x
-
-
-def upsampled(x: Tensor, ratio: int, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Bilinear upsampling by a ratio of strides, cropped to the cells of the finer map: (B, C, *size).
-
-    align_corners: cell i of the coarse map is at cell `ratio` * i of the fine one, which is the position of its first
-    pixel; otherwise the centres of cells have their positions in the image.
-    """
-    if ratio == 1:
-        return x
-    if align_corners:
-        grid = (x.shape[2] * ratio + 1, x.shape[3] * ratio + 1)
-        x = F.interpolate(F.pad(x, (0, 1, 0, 1), "replicate"), size=grid, mode="bilinear", align_corners=True)
-    else:
-        x = F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False)
-    return x.narrow(2, 0, size[0]).narrow(3, 0, size[1])
 
 
 class Level(NamedTuple):

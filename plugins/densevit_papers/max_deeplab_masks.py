@@ -26,17 +26,25 @@ class GridTruth(NamedTuple):
     name: int | str
 
     @classmethod
-    def of(cls, targets: Sequence[Targets], num_classes: int, stride: int, device: torch.device) -> "list[GridTruth]":
-        """The segments of panoptic maps, read at the centre pixel of each cell; void and crowds belong to none.
+    def of(
+        cls,
+        targets: Sequence[Targets],
+        num_classes: int,
+        stride: int,
+        device: torch.device,
+        align_corners: bool = False,
+    ) -> "list[GridTruth]":
+        """The segments of panoptic maps, read at a pixel of each cell; void and crowds belong to none.
 
-        Segments without a cell centre are left out, as in the authors' code. Ids are read from the copies of maps
-        (`cpu_copy_of`), or copied from the device once.
+        Segments without such a pixel are left out, as in the authors' code. Ids are read from the copies of maps
+        (`cpu_copy_of`), or copied from the device once. align_corners: reads the first pixels, instead of the centres.
         """
         truths = []
-        copies = [_at_centres(cpu_copy_of(target["panoptic"]), stride) for target in targets]
+        offset = 0 if align_corners else stride // 2
+        copies = [_of_cells(cpu_copy_of(target["panoptic"]), stride, offset) for target in targets]
         ids_of_images = segment_ids(copies, targets, "panoptic", num_classes)
-        for i, (at_centres, row, target) in enumerate(zip(copies, ids_of_images, targets, strict=True)):
-            cells = to_device(at_centres, device)
+        for i, (of_cells, row, target) in enumerate(zip(copies, ids_of_images, targets, strict=True)):
+            cells = to_device(of_cells, device)
             ids = to_device(torch.tensor(row, dtype=torch.long), device)
             m = cells.flatten() == ids[:, None]  # (N, P)
             h, w = cells.shape
@@ -80,9 +88,12 @@ def mean_over(cells: Tensor, values: Tensor) -> Tensor:
     return (values * cells).sum() / cells.sum().clamp(min=1)
 
 
-def _at_centres(panoptic: Tensor, stride: int) -> Tensor:
-    """The ids at the centre of each cell, or at the image's last pixel if the centre is outside the image."""
+def _of_cells(panoptic: Tensor, stride: int, offset: int) -> Tensor:
+    """The ids at a pixel of each cell, or at the image's last pixel if this pixel is outside the image.
+
+    offset: the distance of the pixel from the cell's first pixel, in each axis.
+    """
     for axis, side in enumerate(panoptic.shape):
-        index = torch.arange(0, side, stride, device=panoptic.device) + stride // 2
+        index = torch.arange(0, side, stride, device=panoptic.device) + offset
         panoptic = panoptic.index_select(axis, index.clamp(max=side - 1))
     return panoptic

@@ -170,9 +170,7 @@ class PanopticTransformer(Head):
     @torch.no_grad()
     def predict(self, outputs: Outputs, targets: list[Targets]) -> list[Predictions]:
         return [
-            self.predictions(
-                logits, SoftmaxMasks(masks.float(), self.mask_stride, *_sizes(target), outputs.get("lowest_score", 0.0))
-            )
+            self.predictions(logits, self._masks(masks, self.mask_stride, target, outputs.get("lowest_score", 0.0)))
             for logits, masks, target in zip(outputs["logits"].float(), outputs["masks"], targets, strict=True)
         ]
 
@@ -181,7 +179,8 @@ class PanopticTransformer(Head):
     ) -> dict[str, Tensor]:
         """`scores` (B, Q, K) and `mask_logits` (B, Q, H, W), log-odds; and `semantic` (B, H, W) uint8, and its class
         scores `maps` (B, K, H, W)."""
-        queries = mask_predictions.exported_queries(outputs, self.mask_stride, size, original_size)
+        sizes = (size, original_size)
+        queries = mask_predictions.exported_queries(outputs, self.mask_stride, *sizes, self.criterion.align_corners)
         x = queries["mask_logits"].transpose(0, 1).flatten(1, 2)  # (Q, B * H, W)
         odds = Rivals.of(x, 0).log_odds(x, torch.arange(x.shape[0], device=x.device))
         queries["mask_logits"] = odds.unflatten(1, (-1, queries["mask_logits"].shape[2])).transpose(0, 1)
@@ -192,9 +191,13 @@ class PanopticTransformer(Head):
         """The predictions of `predict` from the outputs of `exported`."""
         predictions = []
         for scores, odds, target in zip(exported["scores"], exported["mask_logits"], targets, strict=True):
-            masks = SoftmaxMasks(F.logsigmoid(odds.float()), 1, *_sizes(target))
+            masks = self._masks(F.logsigmoid(odds.float()), 1, target)
             predictions.append(self.predictions(mask_predictions.class_logits(scores.float()), masks))
         return predictions
+
+    def _masks(self, logits: Tensor, stride: int, target: Targets, lowest_score: Tensor | float = 0.0) -> SoftmaxMasks:
+        aligned = self.criterion.align_corners
+        return SoftmaxMasks(logits.float(), stride, *_sizes(target), lowest_score, aligned)
 
 
 def check_threshold(**thresholds: float) -> None:

@@ -11,6 +11,7 @@ from densevit_backbones.vit.windows import Windows
 
 REFUSED = {
     "resnet": [
+        ({"norm_momentum": 1.0}, ["norm_momentum is 1", "above 0 and below 1"]),
         ({"depth": 77}, ["depth"]),
         ({"depth": 18, "groups": 32}, ["groups 32", "depth 18"]),
         ({"norm": "group", "groups": 3, "width_per_group": 5}, ["3 x 5", "32"]),

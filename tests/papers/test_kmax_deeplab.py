@@ -82,7 +82,44 @@ def test_all_layers_have_the_losses_and_the_matching_of_the_last():
     torch.testing.assert_close(found["auxiliary"], total / 2)
 
 
+def test_the_semantic_loss_has_a_class_of_void_on_request():
+    """A row of logits that no pixel has as its label, as in the authors' code: it is in the softmax only."""
+    options = {**SMALL, "semantic_void": True}
+    head = KMaXDeepLab((8, 8, 8), (8, 16, 32), CLASSES, **options).train()
+    features = [torch.randn(2, 8, 64 // stride, 96 // stride) for stride in (8, 16, 32)]
+    cells = head(features, torch.zeros(2, 64, 96, dtype=torch.bool))["cells"]
+    assert cells.shape == (2, len(CLASSES) + 1, 8, 12)
+    [truth] = GridTruth.of([map_of((64, 96))], 4, 8, torch.device("cpu"))
+    head.criterion.sampling = None
+    logits = cells[0].flatten(1)
+    expected = []
+    for cell in truth.labelled.nonzero()[:, 0]:
+        [label] = truth.labels[truth.masks[:, cell]]
+        expected.append(-logits[:, cell].log_softmax(0)[label])
+    torch.testing.assert_close(head.criterion.semantic_term(logits, truth), torch.stack(expected).mean())
+
+
 # ---- predictions ----
+
+
+def test_cells_are_at_their_first_pixels_with_aligned_corners():
+    """The authors' arithmetic: targets are every fourth pixel; masks are upsampled to 4 n + 1 pixels, cropped, resized
+    to the file, and are a softmax over queries."""
+    head = KMaXDeepLab((8, 8), (4, 8), CLASSES, **SMALL, align_corners=True).eval()
+    logits, masks = torch.randn(1, 6, 5), 3 * torch.randn(1, 6, 9, 9)
+    target = {"size": (33, 26), "original_size": (61, 48)}
+    upsampled = F.interpolate(masks, (33, 33), mode="bilinear", align_corners=True)[..., :26]
+    p = F.interpolate(upsampled, (61, 48), mode="bilinear", align_corners=True)[0].softmax(0)
+    [found] = head.predict({"logits": logits, "masks": masks}, [target])
+    expected = torch.einsum("qk,qhw->khw", logits[0].softmax(-1)[:, :-1], p).argmax(0)
+    assert torch.equal(found["semantic"], expected.to(torch.uint8))
+    exported = head.exported({"logits": logits, "masks": masks}, (33, 26), (61, 48))
+    torch.testing.assert_close(exported["mask_logits"][0].sigmoid(), p)
+
+    ids = map_of((33, 26))
+    [truth] = GridTruth.of([ids], 4, 4, torch.device("cpu"), align_corners=True)
+    cells = torch.stack([ids["panoptic"][::4, ::4] == segment for segment in (0, 1, 2000)])
+    assert torch.equal(truth.masks, cells.flatten(1)) and head.criterion.align_corners
 
 
 def test_masks_are_laid_down_by_score_and_left_out_if_covered():

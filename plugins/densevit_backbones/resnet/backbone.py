@@ -13,11 +13,11 @@ from densevit_backbones.resnet.variants import BLOCKS
 
 Norm = Callable[[int], nn.Module]
 
-_NORMS: dict[str, Callable[[int, float], nn.Module]] = {  # by channels and epsilon
-    "frozen": FrozenBatchNorm2d,
+_NORMS: dict[str, Callable[[int, float, float], nn.Module]] = {  # by channels, epsilon and momentum
+    "frozen": lambda channels, eps, _: FrozenBatchNorm2d(channels, eps),
     "batch": nn.BatchNorm2d,
     "sync": SyncBatchNorm2d,
-    "group": lambda channels, eps: GroupNorm(32, channels, eps),
+    "group": lambda channels, eps, _: GroupNorm(32, channels, eps),
 }
 
 
@@ -37,6 +37,7 @@ class ResNet(Backbone):
     norm: "batch"; "sync", batch norm over the GPUs of all processes; "group" (32 groups); or "frozen", batch norm with
         constant statistics and parameters, for fine-tuning with few images per batch.
     norm_eps: epsilon of the norms; 1e-3 in kMaX-DeepLab.
+    norm_momentum: the momentum of the statistics of "batch" and "sync"; 0.01 in kMaX-DeepLab.
     frozen_stages: number of frozen parts (parameters and batch statistics), counted from the stem: 1 is the stem, 2
         adds the first stage (DETR), 5 is everything.
     variant: "b", with a 7x7 convolution as stem; "d", with a stem of three 3x3 convolutions and average pooling in
@@ -65,16 +66,18 @@ class ResNet(Backbone):
         width_per_group: int = 64,
         gradient_checkpointing: bool = False,
         norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
         _check_groups(depth, groups, width_per_group, norm)
-        if not 0 < norm_eps < 1:
-            raise ValueError(f"norm_eps is {norm_eps:g}; it must be above 0 and below 1.")
+        for option, value in (("norm_eps", norm_eps), ("norm_momentum", norm_momentum)):
+            if not 0 < value < 1:
+                raise ValueError(f"{option} is {value:g}; it must be above 0 and below 1.")
         expansion = 4 if depth >= 50 else 1
 
         def make_norm(channels: int) -> nn.Module:
-            return _NORMS[norm](channels, norm_eps)
+            return _NORMS[norm](channels, norm_eps, norm_momentum)
 
         self.gradient_checkpointing, self.conv_norm = gradient_checkpointing, conv_norm
         self.conv1 = (

@@ -95,9 +95,12 @@ def test_variant_vd_matches_transformers(assert_equal_features):
 def test_batch_norms_in_training_match_torchvision():
     """Outputs and running statistics; synchronised norms on a CPU are the same."""
     reference = torchvision_model("resnet18").train()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
     randomise(reference)
     images = torch.randn(3, 3, 64, 70)
-    resnets = [ResNet(18, norm=norm).train() for norm in ("batch", "sync")]
+    resnets = [ResNet(18, norm=norm, norm_momentum=0.01).train() for norm in ("batch", "sync")]
     for resnet in resnets:
         load(resnet, reference)
     expected = stage_maps(reference, images)
