@@ -68,6 +68,13 @@ def test_the_bounds_in_the_header_give_the_evaluation_size_to_within_a_pixel(nam
         assert (round(height * scale), round(width * scale)) == pytest.approx(expected, abs=tolerance)
 
 
+def test_sides_are_multiples_of_a_patch_in_a_file_too():
+    resizing = Resizing(registry.create("transforms", "default", 56, options={"multiple": 14}, where="data.transforms"))
+    sides = {2: torch.export.Dim("height", min=8), 3: torch.export.Dim("width", min=8)}
+    program = torch.export.export(resizing, (torch.zeros(1, 3, 90, 120, dtype=torch.uint8),), dynamic_shapes=(sides,))
+    assert program.module()(torch.zeros(1, 3, 375, 1242, dtype=torch.uint8)).shape[2:] == (14, 56)
+
+
 # ---- missing pixels ----
 
 test_a_pixel_is_the_mean_of_valid_pixels = test_missing_pixels.test_a_resampled_pixel_is_the_mean_of_valid_pixels

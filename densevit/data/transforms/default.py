@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from densevit.data.transforms.exact_sides import maximum, minimum, rounded_ratio
+from densevit.data.transforms.exact_sides import maximum, minimum, nearest_multiple, rounded_ratio
 from densevit.errors import ConfigError
 from densevit.interfaces import CropAndSize, Size, Transforms
 
@@ -19,23 +19,26 @@ class DefaultTransforms(Transforms):
     Zooming in crops; zooming out makes the image smaller, with more padding in the batch.
 
     image_size: the long side; (h, w), which images fit into and are padded to; None keeps the image's size.
+    multiple: both sides are rounded to the nearest multiple of this number, which changes the aspect ratio a little, as
+        in the authors' code of Depth Anything 3; None keeps it, and models pad images to their patches.
     """
 
     color_augmentation = "gentle"
 
-    def __init__(self, image_size: int | Size | None) -> None:
-        self.image_size = image_size
+    def __init__(self, image_size: int | Size | None, multiple: int | None = None) -> None:
+        if multiple is not None and multiple < 1:
+            raise ConfigError(f"data.transforms.multiple is {multiple}; a number of pixels of 1 or more is expected.")
+        self.image_size, self.multiple = image_size, multiple
         self.canvas = self.evaluation_canvas = image_size if isinstance(image_size, tuple) else None
 
     def evaluation_size(self, height: int, width: int) -> Size:
-        """Returns the largest size with the image's aspect ratio that fits."""
+        """Returns the largest size with the image's aspect ratio that fits, or the nearest multiples that fit."""
         if self.image_size is None:
-            return height, width
+            return nearest_multiple(height, self.multiple), nearest_multiple(width, self.multiple)
         bound = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-        return (
-            maximum(1, minimum(bound[0], rounded_ratio(height * bound[1], width))),
-            maximum(1, minimum(bound[1], rounded_ratio(width * bound[0], height))),
-        )
+        h = maximum(1, minimum(bound[0], rounded_ratio(height * bound[1], width)))
+        w = maximum(1, minimum(bound[1], rounded_ratio(width * bound[0], height)))
+        return nearest_multiple(h, self.multiple, bound[0]), nearest_multiple(w, self.multiple, bound[1])
 
     def evaluation_bounds(self) -> Mapping[str, float]:
         """Returns the bound of the long side, or of height and width."""

@@ -32,6 +32,15 @@ def scaled_by_least(side: int, scales: Sequence[tuple[int, int]]) -> int:
     return maximum(1, least)
 
 
+def nearest_multiple(side: int, multiple: int | None, largest: int | None = None) -> int:
+    """Returns the multiple nearest to a side, of two the larger one, at least one and at most `largest`; for None the
+    side."""
+    if multiple is None:
+        return side
+    count = maximum(1, (side + multiple // 2) // multiple)
+    return multiple * (count if largest is None else minimum(count, maximum(1, largest // multiple)))
+
+
 def minimum(a: int, b: int) -> int:
     """`min` without a branch, also for symbolic integers."""
     return cast(int, torch.sym_min(a, b))

@@ -46,8 +46,7 @@ def _is_metric(state: StateDict, metadata: Mapping[str, Any]) -> bool:
 
 
 def _recipe(sections: Mapping[str, Any], classes: Mapping[str, Sequence[Class]]) -> tuple[str, dict[str, Any]]:
-    """The recipe: images are resized to a long side of 504 pixels, with their aspect ratio, and padded to multiples of
-    14; the authors' code resizes them to the nearest multiples."""
+    """The recipe: images are resized to a long side of 504 pixels, and to multiples of 14, as in the authors' code."""
     return "start/depth_anything_3", {}
 
 
