@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from densevit.errors import ConfigError
 from densevit.interfaces import Class, Dataset
+from densevit.losses.context import LossContext
 from densevit_heads.segmenter import Segmenter
 from densevit_heads.upernet import UPerNet
 from densevit_heads.upernet.transformers_checkpoints import SWIN
@@ -36,7 +37,7 @@ def upernet_pair() -> tuple[nn.Module, nn.Module, UPerNet]:
 
 
 @pytest.mark.parametrize(("training", "size"), [(False, (224, 160)), (True, (64, 96))], ids=str)
-def test_upernet_s_logits_and_gradients_match_transformers(training, size):
+def test_upernet_s_logits_losses_and_gradients_match_transformers(training, size):
     theirs, auxiliary, ours = upernet_pair()
     for module in (theirs, auxiliary, ours):
         module.train(training)
@@ -47,6 +48,14 @@ def test_upernet_s_logits_and_gradients_match_transformers(training, size):
         expected["auxiliary"] = auxiliary(copies)
     assert outputs.keys() == expected.keys()
     found = [outputs[key] for key in expected]
+    if training:  # the losses of UperNetForSemanticSegmentation
+        labels = torch.randint(6, (2, *size))
+        labels[labels == 5] = 255
+        losses = ours.loss(outputs, [{"semantic": x.to(torch.uint8), "size": size} for x in labels], LossContext())
+        found.append(torch.stack([losses["cross_entropy"], losses["auxiliary"]]))
+        maps = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in expected.values()]
+        each = [F.cross_entropy(x, labels, ignore_index=255) for x in maps]
+        expected["losses"] = torch.stack([each[0], 0.4 * each[1]])
     assert_same_with_gradients(found, [*expected.values()], features, copies, 1e-4, of_gradients=1e-3)
 
 
