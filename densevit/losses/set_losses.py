@@ -29,7 +29,8 @@ BINARY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iou_aware": iou_aware,
 }
 # The lower bound of the IoU of a matched prediction. With RT-DETR's bound, a prediction that does not overlap its
-# object has class loss 0 instead of the background loss.
+# object has class loss 0 instead of the background loss. DEIMv2's and RT-DETRv4's code has no bound for "mal", as in
+# `DfineCriterion`; the heads with the bound of 0.01 have no published weights, and their scores were measured with it.
 _TINY = torch.finfo(torch.float32).tiny
 MIN_QUALITY = {"varifocal": 0.0, "varifocal_matched": _TINY, "mal": 0.01, "iou_aware": _TINY}
 

@@ -58,7 +58,7 @@ def upsampled(
 ) -> tuple[Tensor, Tensor]:
     """Mask logits (B, Q, *size) and (B, Q, *original) from logits (B, Q, h, w) of the padded batch at this stride.
 
-    align_corners: see `densevit.layers.upsampling.upsampled`; the image is then resized with corners aligned, too.
+    align_corners: the argument of `densevit.layers.upsampling.upsampled`, and of the resizing of the image.
     """
     x = upsampling.upsampled(masks, stride, size, align_corners)
     return x, x if size == original else F.interpolate(x, original, mode="bilinear", align_corners=align_corners)

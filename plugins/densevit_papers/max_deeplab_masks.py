@@ -41,10 +41,10 @@ class GridTruth(NamedTuple):
         """
         truths = []
         offset = 0 if align_corners else stride // 2
-        copies = [_of_cells(cpu_copy_of(target["panoptic"]), stride, offset) for target in targets]
+        copies = [_ids_of_cells(cpu_copy_of(target["panoptic"]), stride, offset) for target in targets]
         ids_of_images = segment_ids(copies, targets, "panoptic", num_classes)
-        for i, (of_cells, row, target) in enumerate(zip(copies, ids_of_images, targets, strict=True)):
-            cells = to_device(of_cells, device)
+        for i, (cell_ids, row, target) in enumerate(zip(copies, ids_of_images, targets, strict=True)):
+            cells = to_device(cell_ids, device)
             ids = to_device(torch.tensor(row, dtype=torch.long), device)
             m = cells.flatten() == ids[:, None]  # (N, P)
             h, w = cells.shape
@@ -88,7 +88,7 @@ def mean_over(cells: Tensor, values: Tensor) -> Tensor:
     return (values * cells).sum() / cells.sum().clamp(min=1)
 
 
-def _of_cells(panoptic: Tensor, stride: int, offset: int) -> Tensor:
+def _ids_of_cells(panoptic: Tensor, stride: int, offset: int) -> Tensor:
     """The ids at a pixel of each cell, or at the image's last pixel if this pixel is outside the image.
 
     offset: the distance of the pixel from the cell's first pixel, in each axis.
