@@ -70,8 +70,9 @@ class NoisedObjects(nn.Module):
         """The D denoising queries of a batch, which go before its Q object queries.
 
         Each group has a query of each object; with `negatives`, these are followed by a negative query of each object.
-        An image with fewer objects than another gets padding queries, to which no query attends. In the authors' code
-        denoising queries attend to them, and so depend on the other images of the batch.
+        An image with fewer objects than another gets padding queries, to which no query attends, and which have no
+        loss. In the authors' code denoising queries attend to them, and they learn "no object", so that the losses
+        depend on the other images of the batch; docs/development/convergence.md has the scores of both.
         """
         groups = self.groups_of(objects.counts)
         device = objects.boxes.device
